@@ -1,0 +1,331 @@
+"""Interpretations of a network: what to do at each node while a chunk of time walks through it.
+
+`Interpreter` knows glue; its subclasses say what a synapse and a neuron do. `Forward` runs the network and
+nothing else; `CreditWalk` keeps what O(1)-memory rules need to turn errors into deposits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from onward.core.draws import Draws, Keep, Key
+from onward.core.errors import NonFiniteError, TopologyMismatch
+from onward.core.network import Kind, Network, Node
+from onward.core.neuron import Firing
+from onward.core.sequence import Sequence
+from onward.core.signal import Carry, Context, Signal
+from onward.core.synapse import Params, effective, ops_of
+from onward.kernels.scan import shift
+
+
+class Norms(ABC):
+    """Over which rows normalisation layers take their statistics while training."""
+
+    @abstractmethod
+    def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
+        """Normalises the chunk ``x`` ``[K, B, ...]`` of a sequence of ``steps``."""
+
+
+class PerStep(Norms):
+    """Each time step on its own: T sets of statistics, T updates of the running ones. O(1) memory allows it."""
+
+    def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
+        """See `Norms.__call__`."""
+        return torch.stack([module(step) for step in x.unbind(0)])
+
+
+class PerSequence(Norms):
+    """Time and batch together (SpikingJelly's multi-step mode, DSR, LocalZO): needs the whole sequence at once."""
+
+    def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
+        """See `Norms.__call__`; raises `TopologyMismatch` when the chunk is not the whole sequence."""
+        if len(x) != steps:
+            raise TopologyMismatch(
+                f"normalisation over the whole sequence needs all {steps} steps in one chunk, which holds {len(x)}; "
+                "set norm_over to 'step', or the chunk to the number of steps"
+            )
+        return rowwise(module, x)
+
+
+def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``f`` on the merged rows of ``x`` ``[K, B, ...]``; once, where all K steps are the same frame."""
+    if len(x) > 1 and x.stride(0) == 0:
+        once = rowwise(f, x[:1])
+        return once.expand(len(x), *once.shape[1:])
+    return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class Record:
+    """What a chunk left behind for the rule: everything by node index, memory O(chunk)."""
+
+    def __init__(self, net: Network, context: Context, start: int):
+        self.net, self.context, self.start = net, context, start
+        self.pres: dict[int, Tensor] = {}
+        self.drives: dict[int, Tensor] = {}
+        self.inputs: dict[int, Tensor] = {}
+        self.firings: dict[int, Firing] = {}
+        self.spikes: dict[int, Tensor] = {}
+        self.sent: dict[int, Tensor] = {}
+        self.noise: dict[int, Tensor] = {}
+        self.out: Tensor = torch.empty(0)
+
+    @property
+    def steps(self) -> range:
+        """The time steps of the chunk."""
+        return range(self.start, self.start + len(self.out))
+
+    def check_finite(self) -> None:
+        """Raises `NonFiniteError` with layer and step. NaN and infinity persist in membranes, so one look suffices."""
+        ends = [f.state[0].sum() for f in self.firings.values()] + [self.out.detach().sum()]
+        if not torch.stack([e.float() for e in ends]).isfinite().all():
+            self._locate()
+
+    def _locate(self) -> None:
+        named = [(self.net.nodes[i].name, f.potential) for i, f in self.firings.items()] + [("the output", self.out)]
+        for name, values in named:
+            bad = (~values.detach().isfinite()).flatten(1).any(1).nonzero()
+            if len(bad):
+                raise NonFiniteError(f"the drive of layer {name}", self.start + int(bad[0]))
+
+
+class Interpreter(ABC):
+    """Glue, the same for everyone; `synapse` and `neuron` are left to say."""
+
+    def __init__(self, net: Network, carry: Carry, context: Context, norms: Norms | None = None):
+        self.net, self.carry, self.context, self.norms = net, carry, context, norms or PerStep()
+        self.record = Record(net, context, carry.step)
+
+    def __call__(self, node: Node, *signals: Signal | None) -> Signal | None:
+        """Visits ``node``. None stands for a signal that is not there yet: a cycle's at the first step."""
+        if node.kind is Kind.DELAY:
+            return self.delay(node, *signals)
+        present = [signal for signal in signals if signal is not None]
+        if not present:
+            return None
+        if node.kind is Kind.ADD:
+            return present[0].plus(present[1]) if len(present) == 2 else present[0]
+        return self._single(node, present[0])
+
+    def _single(self, node: Node, signal: Signal) -> Signal:
+        match node.kind:
+            case Kind.SYNAPSE:
+                return self.synapse(node, signal)
+            case Kind.NEURON:
+                return self.neuron(node, signal)
+            case Kind.DROPOUT:
+                return self.dropout(node, signal)
+            case Kind.NORM:
+                return self.norm(node, signal)
+        return signal.map(lambda x: rowwise(node.module, x))
+
+    @abstractmethod
+    def synapse(self, node: Node, signal: Signal) -> Signal:
+        """Weights applied."""
+
+    @abstractmethod
+    def neuron(self, node: Node, signal: Signal) -> Signal:
+        """Membranes advanced."""
+
+    def past(self, signal: Signal) -> Signal:
+        """A signal on its way into a later step; O(1) rules cut the graph here."""
+        return Signal(signal.sent.detach(), signal.clean.detach())
+
+    def delay(self, node: Node, *signals: Signal | None) -> Signal | None:
+        """Sends what came ``steps`` earlier; in a cycle, sends first and receives at the end of the step."""
+        if not signals:
+            return self.carry.delays.get(node.index)
+        assert signals[0] is not None
+        if not self.net.closes_cycle(node):
+            return self._shift(node, self.past(signals[0]))
+        self.carry.delays[node.index] = self.past(signals[0])
+        return None
+
+    def dropout(self, node: Node, signal: Signal) -> Signal:
+        """One mask for the whole sequence."""
+        module: Any = node.module
+        if not self.net.training or module.p == 0:
+            return signal
+        if node.index not in self.carry.masks:
+            whole = isinstance(module, nn.Dropout)
+            size = signal.sent.shape[2:] if whole else (signal.sent.shape[2], *[1] * (signal.sent.dim() - 3))
+            key, ids = Key("dropout", node.name, self.context.sequence), self.context.ids
+            like = signal.sent.detach()
+            mask = self.context.draws.draw(Keep(module.p), key, torch.zeros(1, dtype=torch.int64), ids, size, like)
+            self.carry.masks[node.index] = mask
+        return signal.map(lambda x: x * self.carry.masks[node.index])
+
+    def norm(self, node: Node, signal: Signal) -> Signal:
+        """Statistics come from what is sent; the clean signal goes through the same affine map."""
+        if not self.net.training:
+            return signal.map(lambda x: rowwise(node.module, x))
+        sent = self.norms(node.module, signal.sent, self.context.steps)
+        if signal.clean is signal.sent:
+            return Signal(sent, sent)
+        raise TopologyMismatch(
+            f"{node} normalises a signal that carries injected noise; put a synapse between the spiking layer and "
+            "the normalisation, or choose noise before the neuron (position 'before')"
+        )
+
+    def _shift(self, node: Node, signal: Signal) -> Signal:
+        module: Any = node.module
+        silence = signal.map(lambda x: torch.zeros_like(x[:1]).repeat_interleave(module.steps, 0))
+        waiting = self.carry.delays.get(node.index, silence)
+        sent, next_sent = shift(signal.sent, waiting.sent)
+        if signal.clean is signal.sent:
+            self.carry.delays[node.index] = Signal(next_sent, next_sent)
+            return Signal(sent, sent)
+        clean, next_clean = shift(signal.clean, waiting.clean)
+        self.carry.delays[node.index] = Signal(next_sent, next_clean)
+        return Signal(sent, clean)
+
+
+class Links(Protocol):
+    """How a rule wants synapses connected and neurons perturbed."""
+
+    crosses_spikes: bool
+
+    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+        """The drive of the merged rows ``x``, with whatever backward path the rule wants."""
+        ...
+
+    def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
+        """The drive that the neuron integrates."""
+        ...
+
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+        """What is sent instead of ``spikes``."""
+        ...
+
+
+class CreditWalk(Interpreter):
+    """A chunk of an online rule: no graph across time, and across spikes only where ``links`` say so.
+
+    The credit slot of a synapse is its drive. Weights are outside the graph.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        carry: Carry,
+        context: Context,
+        params: Callable[[Node], Params],
+        links: Links,
+        norms: Norms | None = None,
+    ):
+        super().__init__(net, carry, context, norms)
+        self.params, self.links = params, links
+        self.cut = set() if links.crosses_spikes else {node.index for node in net.hidden}
+
+    def synapse(self, node: Node, signal: Signal) -> Signal:
+        """Keeps input and drive; the drive starts a graph if none reaches it."""
+        self.record.pres[node.index] = signal.clean.detach()
+        drive = rowwise(lambda x: self.links.connect(node, self.params(node), x), signal.sent)
+        if torch.is_grad_enabled() and not drive.requires_grad:
+            drive.requires_grad_()
+        self.record.drives[node.index] = drive
+        return Signal(drive, drive)
+
+    def neuron(self, node: Node, signal: Signal) -> Signal:
+        """Fires; the graph goes on behind the spike only where it may."""
+        module: Any = node.module
+        x = self.links.before(node, signal.sent.detach(), self.record)
+        firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]))
+        self.carry.states[node.index] = firing.state
+        clean = firing.out if node.index in self.cut else _Attach.apply(signal.sent, firing.out, firing.slope)
+        self.record.inputs[node.index], self.record.firings[node.index] = signal.sent, firing
+        self.record.spikes[node.index] = clean
+        self.record.sent[node.index] = sent = self.links.after(node, clean, self.record)
+        return Signal(sent, clean)
+
+
+class _Attach(torch.autograd.Function):
+    """A chunk of firing as a function of its drive within each step: credit times slope."""
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, out: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0] * ctx.saved_tensors[0], None, None
+
+
+def pull_back(head: Tensor, credit: Tensor, targets: list[Tensor]) -> list[Tensor | None]:
+    """Local vector-Jacobian product from ``head`` to ``targets``; identity glue skips autograd."""
+    if len(targets) == 1 and targets[0] is head:
+        return [credit]
+    if not head.requires_grad or not targets:
+        return [None] * len(targets)
+    return list(torch.autograd.grad(head, targets, credit, retain_graph=True, allow_unused=True))
+
+
+class Forward(Interpreter):
+    """Runs the network and nothing else; ``watch`` sees every neuron's firing."""
+
+    def __init__(
+        self,
+        net: Network,
+        carry: Carry,
+        context: Context,
+        params: Callable[[Node], Params],
+        norms: Norms | None = None,
+    ):
+        super().__init__(net, carry, context, norms)
+        self.params = params
+
+    def synapse(self, node: Node, signal: Signal) -> Signal:
+        """See `Interpreter.synapse`."""
+        return signal.map(lambda x: rowwise(lambda r: ops_of(node.module).apply(node.module, self.params(node), r), x))
+
+    def neuron(self, node: Node, signal: Signal) -> Signal:
+        """See `Interpreter.neuron`."""
+        module: Any = node.module
+        state = self.carry.states.get(node.index) or module.start(signal.sent[0])
+        firing = module.scan(signal.sent, state)
+        self.carry.states[node.index] = firing.state
+        self.record.firings[node.index] = firing
+        return Signal(firing.out, firing.out)
+
+
+@torch.no_grad()
+def shapes(net: Network, sample: Sequence, draws: Draws) -> dict[int, torch.Size]:
+    """Shapes ``[*features]`` of every neuron's output, and of the network's (key -1), from one step of ``sample``."""
+    training = net.training
+    net.eval()
+    context = Context(draws, torch.arange(sample.batch), 0, 1, sample.batch)
+    walk = Forward(net, Carry(), context, lambda node: effective(node.module))
+    try:
+        out = run_walk(walk, sample.chunk(0, 1))
+    finally:
+        net.train(training)
+    found = {index: firing.out.shape[2:] for index, firing in walk.record.firings.items()}
+    return {**found, -1: out.shape[2:]}
+
+
+def run_walk(walk: Interpreter, x: Tensor) -> Tensor:
+    """Walks one chunk through ``walk``'s network; the output is also in its record."""
+    out = walk.net.walk(Signal(x, x), walk).sent
+    walk.record.out = out
+    walk.carry.step += len(x)
+    return out
+
+
+@contextmanager
+def frozen_statistics(net: Network) -> Iterator[None]:
+    """Running statistics of normalisation layers stay as they are while the network runs in training mode."""
+    norms: list[Any] = [node.module for node in net.of(Kind.NORM)]
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum

@@ -1,0 +1,131 @@
+"""What a learning rule is to the engine, and what it claims about itself."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from onward.core.draws import Draws
+from onward.core.errors import NotBound, ObjectiveMismatch, ShapeError, TopologyMismatch
+from onward.core.interpret import Record
+from onward.core.network import Network
+from onward.core.objective import Objective
+from onward.core.sequence import Sequence
+from onward.core.signal import Carry, Context
+from onward.core.sink import Sink
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Claims, each checked by a test.
+
+    ``backward`` how far autograd reaches: not across a spike, within a step, through time. ``memory`` in the number
+    of steps. ``per_step_error`` whether the rule needs e[t] while the sequence runs. ``weight_transport`` whether
+    errors travel through the transposed weights. ``stochastic`` whether it draws numbers. ``perturbs`` whether
+    training outputs differ from the network's own. ``max_chunk`` the longest chunk it can take; ``updates`` when the
+    optimiser steps.
+    """
+
+    backward: Literal["none", "step", "time"]
+    memory: Literal["O(1)", "O(T)"]
+    per_step_error: bool
+    weight_transport: bool
+    stochastic: bool
+    perturbs: bool = False
+    max_chunk: int | None = None
+    updates: Literal["sequence", "step"] = "sequence"
+
+
+@dataclass
+class Lesson:
+    """All that one mini-batch brings to a rule; ``carry`` is what lives as long as the sequence."""
+
+    net: Network
+    objective: Objective
+    y: Tensor
+    sink: Sink
+    context: Context
+    carry: Carry = field(default_factory=Carry)
+
+    def saw(self, record: Record) -> None:
+        """Checks a chunk that was run, and shows it to the watcher."""
+        self.objective.check(record.out, self.y)
+        record.check_finite()
+        if self.context.watch is not None:
+            self.context.watch(record)
+
+
+class LearningRule(nn.Module, ABC):
+    """Turns a sequence into deposits.
+
+    Buffers (feedback matrices, statistics) live as long as the rule; its parameters are learned tensors that join
+    the optimiser and the checkpoint. What belongs to one sequence is in the carry.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bound: weakref.ref[Network] | None = None
+        self.features: tuple[int, ...] = ()
+
+    @property
+    @abstractmethod
+    def traits(self) -> Traits:
+        """What the rule claims."""
+
+    def bind(self, net: Network, objective: Objective, sample: Sequence, draws: Draws) -> None:
+        """Checks that rule, network and objective fit, and allocates what the rule keeps.
+
+        ``sample`` is a mini-batch (or one sample) as training will see it. Raises `ObjectiveMismatch` or
+        `TopologyMismatch` with the way out.
+        """
+        if self.traits.per_step_error and not objective.per_step:
+            raise ObjectiveMismatch(
+                f"{type(self).__name__} needs an error at every step (trait per_step_error), and a readout objective "
+                "has one at the end only; choose objective 'per-step' or 'tet', or rule 'bptt'"
+            )
+        self.allocate(net, sample, draws)
+        self._bound, self.features = weakref.ref(net), sample.features
+
+    def check(self, net: Network, x: Sequence, chunk: int) -> None:
+        """Raises `NotBound`, `ShapeError` or `TopologyMismatch` when a sequence does not fit what was bound."""
+        if self._bound is None or self._bound() is not net:
+            raise NotBound(
+                f"{type(self).__name__} is not bound to this network; call rule.bind(net, objective, sample, draws)"
+            )
+        if x.features != self.features:
+            raise ShapeError(
+                f"inputs with features {list(x.features)} were given; the rule was bound to {list(self.features)}"
+            )
+        limit = self.traits.max_chunk
+        if limit is not None and chunk > limit:
+            raise TopologyMismatch(
+                f"{type(self).__name__} with these options needs chunks of {limit} step; {chunk} were given"
+            )
+
+    @abstractmethod
+    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
+        """Creates buffers and learned tensors in the shapes of ``net`` on ``sample``."""
+
+    @abstractmethod
+    def begin(self, lesson: Lesson) -> None:
+        """A sequence starts."""
+
+    @abstractmethod
+    def step(self, lesson: Lesson, x: Tensor) -> Tensor:
+        """One chunk ``x`` ``[K, B, ...]``: makes deposits, returns the outputs ``[K, B, m]``, detached."""
+
+    @abstractmethod
+    def finish(self, lesson: Lesson) -> None:
+        """The sequence ended."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers worth a line in the log."""
+        return {}
+
+    def warnings(self) -> list[str]:
+        """What a user should know, in plain words."""
+        return []

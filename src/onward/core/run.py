@@ -1,0 +1,150 @@
+"""The library's only time loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onward.core.draws import Draws, KeyedDraws
+from onward.core.errors import TopologyMismatch
+from onward.core.interpret import Forward, Record, run_walk
+from onward.core.network import Network
+from onward.core.objective import Objective
+from onward.core.rule import LearningRule, Lesson
+from onward.core.sequence import Sequence
+from onward.core.signal import Carry, Context
+from onward.core.sink import Sink
+from onward.core.synapse import effective
+
+MOST_STEPS = 32
+MOST_BYTES = 256 * 2**20
+
+
+@dataclass
+class Outcome:
+    """What a sequence gave: mean ``loss``, ``evidence`` ``[B, m]`` for the prediction."""
+
+    loss: Tensor
+    evidence: Tensor
+
+
+class Rates:
+    """Counts spikes per neuron and step, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def __call__(self, record: Record) -> None:
+        """Adds a chunk."""
+        self._steps += len(record.out)
+        for index, firing in record.firings.items():
+            name = record.net.nodes[index].name
+            rate = (firing.out > 0).float().mean() * len(record.out)
+            self._sums[name] = self._sums.get(name, rate.new_zeros(())) + rate
+
+    def means(self) -> dict[str, float]:
+        """Mean spikes per neuron and step, by neuron name."""
+        return {name: float(total) / self._steps for name, total in self._sums.items()}
+
+
+def run_sequence(
+    net: Network,
+    rule: LearningRule,
+    objective: Objective,
+    x: Sequence,
+    y: Tensor,
+    sink: Sink,
+    *,
+    draws: Draws,
+    ids: Tensor | None = None,
+    sequence: int = 0,
+    chunk: int | None = None,
+    samples: int | None = None,
+    after_step: Callable[[], None] | None = None,
+    watch: Callable[[Record], None] | None = None,
+) -> Outcome:
+    """Trains on one mini-batch: walks ``x`` through ``net`` in chunks of time and lets ``rule`` make deposits.
+
+    ``ids`` ``[B]`` and the counter ``sequence`` key all randomness; ``samples`` is the size of the whole batch when
+    this process holds a part of it. ``after_step`` (flush and update) makes the schedule online: chunks of one step.
+    Memory O(chunk) in addition to what the rule's traits say. Afterwards call ``sink.flush()``.
+    """
+    chunk = fit_chunk(net, rule, x.steps if chunk is None else chunk, online=after_step is not None)
+    rule.check(net, x, chunk)
+    ids = torch.arange(x.batch) if ids is None else ids
+    context = Context(draws, ids, sequence, x.steps, samples or x.batch, watch)
+    sink.open()
+    lesson = Lesson(net, objective, y, sink, context)
+    rule.begin(lesson)
+    evidence, running = None, torch.zeros(())
+    for start in range(0, x.steps, chunk):
+        out = rule.step(lesson, x.chunk(start, min(start + chunk, x.steps)))
+        evidence = objective.reduce(evidence, out)
+        running = running.to(out) + objective.step_losses(out, y, x.steps).sum(0)
+        if after_step is not None:
+            after_step()
+            sink.open()
+    assert evidence is not None
+    rule.finish(lesson)
+    return Outcome(objective.total(evidence, running, y, x.steps), evidence)
+
+
+@torch.no_grad()
+def evaluate(
+    net: Network,
+    objective: Objective,
+    x: Sequence,
+    y: Tensor,
+    *,
+    chunk: int | None = None,
+    watch: Callable[[Record], None] | None = None,
+) -> Outcome:
+    """Runs ``net`` in evaluation mode on a mini-batch: no noise, no dropout, no gradient, nothing kept."""
+    training = net.training
+    net.eval()
+    try:
+        evidence, running = None, torch.zeros(())
+        for out in outputs(net, x, chunk=chunk or x.steps, watch=watch):
+            objective.check(out, y)
+            evidence = objective.reduce(evidence, out)
+            running = running.to(out) + objective.step_losses(out, y, x.steps).sum(0)
+    finally:
+        net.train(training)
+    assert evidence is not None
+    return Outcome(objective.total(evidence, running, y, x.steps), evidence)
+
+
+def outputs(net: Network, x: Sequence, *, chunk: int, watch: Callable[[Record], None] | None = None):
+    """Yields the outputs ``[K, B, m]`` of ``net`` chunk by chunk, in the mode it is in."""
+    context = Context(KeyedDraws(0), torch.arange(x.batch), 0, x.steps, x.batch, watch)
+    weights = {node.index: effective(node.module) for node in net.synapses}
+    carry, chunk = Carry(), 1 if net.cyclic else chunk
+    for start in range(0, x.steps, chunk):
+        walk = Forward(net, carry, context, lambda node: weights[node.index])
+        out = run_walk(walk, x.chunk(start, min(start + chunk, x.steps)))
+        walk.record.check_finite()
+        if watch is not None:
+            watch(walk.record)
+        yield out
+
+
+def fit_chunk(net: Network, rule: LearningRule, chunk: int, *, online: bool) -> int:
+    """The chunk that network and rule can take, at most ``chunk``; cycles and online updates take one step."""
+    if chunk < 1:
+        raise TopologyMismatch(f"a chunk of {chunk} steps was given; expected at least 1")
+    limit = rule.traits.max_chunk
+    return 1 if net.cyclic or online else min(chunk, limit or chunk)
+
+
+def auto_chunk(sizes: dict[int, torch.Size], batch: int, steps: int, itemsize: int = 4) -> int:
+    """The longest chunk up to 32 steps whose activations stay within 256 MB.
+
+    ``sizes`` as from `onward.core.interpret.shapes`; per neuron and step a rule holds drive, potential, spike, slope,
+    trace, noise and credit.
+    """
+    per_step = 7 * batch * itemsize * sum(size.numel() for size in sizes.values())
+    return max(1, min(MOST_STEPS, steps, MOST_BYTES // max(1, per_step)))

@@ -1,0 +1,135 @@
+"""Where deposits become gradients, and the only place where `.grad` is written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from onward.core.network import Network, Node
+from onward.core.synapse import Params, effective, ops_of
+
+
+class Sink(ABC):
+    """Receives what a rule learns. A transform is a sink in front of another one."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Reads the effective weights anew; called when a sequence starts and after every update."""
+
+    @abstractmethod
+    def params(self, node: Node) -> Params:
+        """The effective weights of a synapse, outside any graph."""
+
+    @abstractmethod
+    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
+        """Adds the outer product of ``pre`` and ``post`` ``[K, B, ...]``, summed over steps and batch.
+
+        ``bias_post`` replaces ``post`` for the bias, where the bias has an eligibility of its own.
+        """
+
+    @abstractmethod
+    def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
+        """Adds a gradient that has no pre and post: a gain, a threshold, a local readout."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Pulls effective gradients back to the stored parameters, adds them to ``.grad``, and starts anew."""
+
+
+class GradSink(Sink):
+    """Sums deposits in place, in the dtype of the weights.
+
+    >>> from onward.neurons import LIF
+    >>> net = Network(nn.Sequential(nn.Linear(2, 1)))
+    >>> sink = GradSink(net)
+    >>> sink.deposit(net.synapses[0], torch.ones(1, 3, 2), torch.ones(1, 3, 1))
+    >>> sink.flush()
+    >>> net.get_parameter("0.weight").grad
+    tensor([[3., 3.]])
+    """
+
+    def __init__(self, net: Network):
+        self._net = net
+        self._graph: dict[int, dict[str, Tensor]] = {}
+        self._params: dict[int, dict[str, Tensor]] = {}
+        self._grads: dict[int, dict[str, Tensor]] = {}
+        self._extra: dict[nn.Parameter, Tensor] = {}
+        self.open()
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+        with torch.enable_grad():
+            self._graph = {node.index: effective(node.module) for node in self._net.synapses}
+        self._params = {i: {k: w.detach() for k, w in weights.items()} for i, weights in self._graph.items()}
+
+    def params(self, node: Node) -> Params:
+        """See `Sink.params`."""
+        return self._params[node.index]
+
+    @torch.no_grad()
+    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
+        """See `Sink.deposit`."""
+        params = self._params[node.index]
+        into = self._grads.setdefault(node.index, {k: torch.zeros_like(w) for k, w in params.items()})
+        ops, rows = ops_of(node.module), post.flatten(0, 1)
+        ops.bias(node.module, rows if bias_post is None else bias_post.flatten(0, 1), into)
+        if len(pre) > 1 and pre.stride(0) == 0:
+            ops.outer(node.module, params, pre[0], post.sum(0), into)
+        else:
+            ops.outer(node.module, params, pre.flatten(0, 1), rows, into)
+
+    @torch.no_grad()
+    def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
+        """See `Sink.add`."""
+        held = self._extra.get(parameter)
+        self._extra[parameter] = grad.clone() if held is None else held.add_(grad)
+
+    def flush(self) -> None:
+        """See `Sink.flush`."""
+        for index, grads in self._grads.items():
+            for name, grad in grads.items():
+                self._write(self._graph[index][name], grad)
+        for parameter, grad in self._extra.items():
+            _accumulate(parameter, grad)
+        self._grads, self._extra = {}, {}
+
+    def _write(self, effective_weight: Tensor, grad: Tensor) -> None:
+        if not effective_weight.requires_grad:
+            return
+        if isinstance(effective_weight, nn.Parameter):
+            _accumulate(effective_weight, grad)
+        else:
+            effective_weight.backward(grad)
+
+
+def _accumulate(parameter: nn.Parameter, grad: Tensor) -> None:
+    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+
+
+class Forwarding(Sink):
+    """Base of transforms: passes everything on to ``inner``; a transform wraps one and changes what it must."""
+
+    def __init__(self, inner: Sink):
+        self.inner = inner
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+        self.inner.open()
+
+    def params(self, node: Node) -> Params:
+        """See `Sink.params`."""
+        return self.inner.params(node)
+
+    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
+        """See `Sink.deposit`."""
+        self.inner.deposit(node, pre, post, bias_post)
+
+    def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
+        """See `Sink.add`."""
+        self.inner.add(parameter, grad)
+
+    def flush(self) -> None:
+        """See `Sink.flush`."""
+        self.inner.flush()

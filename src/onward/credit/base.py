@@ -1,0 +1,206 @@
+"""The three axes of the credit grid, as an online rule sees them.
+
+*Temporal* credit decides the presynaptic factor (what a synapse remembers of its input), *spatial* credit the
+postsynaptic one (how an error reaches a layer), *local* credit adds to it from readouts of the layer itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, SerializeAsAny
+from torch import Size, Tensor, nn
+
+from onward.core.draws import Draws, KeyedDraws
+from onward.core.interpret import Record
+from onward.core.network import Network, Node
+from onward.core.objective import Objective
+from onward.core.registry import Choice, Registry
+from onward.core.signal import Carry, Context
+from onward.core.sink import Sink
+from onward.core.synapse import Params, ops_of
+
+
+@dataclass(frozen=True)
+class Port:
+    """A place where an error enters: the network's output, or a local readout that teaches the layers below.
+
+    ``width`` m is its number of outputs, ``below`` the hidden neurons it teaches.
+    """
+
+    key: str
+    width: int
+    below: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A port during one chunk: outputs ``out`` ``[K, B, m]``, ``error`` e = dL/d out, ``losses`` ``[K, B]`` of samples.
+
+    ``source`` is the tensor in the record's graph that the error enters at, ``seed`` the credit there. Errors and
+    losses are those of ``lag`` steps before.
+    """
+
+    port: Port
+    out: Tensor
+    error: Tensor
+    losses: Tensor
+    source: Tensor
+    seed: Tensor
+    lag: int = 0
+
+
+class Temporal(ABC):
+    """Decides *pre*: what of a synapse's past input takes part."""
+
+    def check(self, steps: int) -> None:
+        """Raises `TopologyMismatch` when sequences of ``steps`` cannot be served."""
+        for _ in self.runs(0, steps, Context(KeyedDraws(0), torch.zeros(1, dtype=torch.int64), 0, steps, 1)):
+            pass
+
+    @abstractmethod
+    def runs(self, start: int, stop: int, context: Context) -> Iterator[tuple[int, int, bool]]:
+        """Splits steps ``start`` to ``stop - 1`` into runs ``(first, last + 1, whether they take part in credit)``."""
+
+    @abstractmethod
+    def gain(self, steps: int) -> float:
+        """What multiplies the error of a step that takes part, in a sequence of ``steps``."""
+
+    @abstractmethod
+    def pre(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+        """The presynaptic factor of synapse ``node`` for its input ``x`` ``[K, B, ...]``."""
+
+    @abstractmethod
+    def bias_post(self, net: Network, node: Node, post: Tensor, start: int) -> Tensor | None:
+        """What replaces ``post`` for the bias; None when nothing does."""
+
+    @abstractmethod
+    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+        """The presynaptic factor of a neuron ``node`` for a connection straight to the output."""
+
+
+class Spatial(nn.Module, ABC):
+    """Decides *post*: how an error at a port becomes credit at a layer's spikes."""
+
+    crosses_spikes: bool = False
+    weight_transport: bool = False
+    stochastic: bool = False
+    perturbs: bool = False
+    max_chunk: int | None = None
+
+    @abstractmethod
+    def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
+        """Creates feedback matrices and the like; ``sizes`` are the shapes of the neurons' outputs."""
+
+    @abstractmethod
+    def begin(self, context: Context, sink: Sink) -> None:
+        """A sequence starts."""
+
+    @abstractmethod
+    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+        """See `onward.core.interpret.Links.connect`."""
+
+    @abstractmethod
+    def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
+        """See `onward.core.interpret.Links.before`."""
+
+    @abstractmethod
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+        """See `onward.core.interpret.Links.after`."""
+
+    @abstractmethod
+    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+        """Credit at the spikes of the neurons below the head, beyond what the graph brings."""
+
+    @abstractmethod
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+        """Learns feedback from the errors of steps that take part in credit.
+
+        ``trace(node)`` is a hidden neuron's presynaptic factor towards the output.
+        """
+
+    @abstractmethod
+    def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
+        """Learns feedback from the outputs of any steps, after `credit` was read.
+
+        ``again()`` runs the chunk once more from the state it started in and returns each port's outputs.
+        """
+
+    @abstractmethod
+    def finish(self, carry: Carry, context: Context) -> None:
+        """Updates feedback from a whole sequence (or from one step, when updates are online)."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers worth a line in the log."""
+        return {}
+
+    def cautions(self, net: Network, steps: int) -> list[str]:
+        """What a user should know before training, in plain words."""
+        return []
+
+    def remarks(self) -> list[str]:
+        """What a user should know while training, in plain words."""
+        return []
+
+    def teaches(self) -> bool:
+        """Whether deposits are wanted now; False while feedback warms up with frozen weights."""
+        return True
+
+
+class Quiet(Spatial):
+    """Defaults for spatial credit that injects no noise and learns no feedback."""
+
+    def begin(self, context: Context, sink: Sink) -> None:
+        """Nothing to prepare."""
+
+    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+        """The synapse as it is."""
+        return ops_of(node.module).apply(node.module, params, x)
+
+    def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
+        """The drive as it is."""
+        return drive
+
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+        """The spikes as they are."""
+        return spikes
+
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+        """Nothing is learned from errors."""
+
+    def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
+        """Nothing is learned from outputs."""
+
+    def finish(self, carry: Carry, context: Context) -> None:
+        """Nothing is pending."""
+
+
+class Local(nn.Module, ABC):
+    """Adds credit from readouts of the layers themselves."""
+
+    @abstractmethod
+    def allocate(self, net: Network, sizes: dict[int, Size], classes: int, draws: Draws) -> list[Port]:
+        """Creates the local readouts; returns the ports that teach layers below."""
+
+    @abstractmethod
+    def look(self, record: Record, y: Tensor, objective: Objective, sink: Sink) -> dict[int, Tensor]:
+        """Local credit at each neuron's spikes; gradients of the readouts go to the sink."""
+
+    @abstractmethod
+    def heads(self, record: Record, y: Tensor, objective: Objective) -> list[Head]:
+        """The ports of `allocate`, for this chunk."""
+
+
+temporals: Registry[Temporal] = Registry("temporal credit")
+spatials: Registry[Spatial] = Registry("spatial credit")
+locals_: Registry[Local] = Registry("local credit")
+
+TemporalChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(temporals.parse)]
+SpatialChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(spatials.parse)]
+LocalChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(locals_.parse)]
+
+Fidelity = Literal["exact", "reference"]

@@ -1,0 +1,60 @@
+"""Spatial credit that injects noise at hidden neurons: the common part of single-point ZO and OPZO."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+import torch
+from torch import Size, Tensor
+
+from onward.core.draws import Draws
+from onward.core.interpret import Record
+from onward.core.network import Network, Node
+from onward.core.synapse import Params, ops_of
+from onward.credit.base import Port, Spatial
+from onward.credit.perturbation import Perturbation
+
+
+class Noisy(Spatial, ABC):
+    """Perturbs every hidden neuron in the same forward pass; the graph ends at every spike."""
+
+    stochastic = True
+    perturbs = True
+
+    def __init__(self, perturbation: Perturbation):
+        super().__init__()
+        self.perturbation = perturbation
+        self.sign = 1
+        self._noisy: frozenset[int] = frozenset()
+
+    def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
+        """Marks the hidden neurons."""
+        self._noisy = frozenset(node.index for node in net.hidden)
+
+    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+        """The synapse as it is."""
+        return ops_of(node.module).apply(node.module, params, x)
+
+    def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
+        """See `Spatial.before`."""
+        if node.index not in self._noisy:
+            return drive
+        z = self.noise(node, record, drive)
+        record.noise[node.index] = z if self.sign == 1 else -z
+        return self.perturbation.site.before(node, drive, self.perturbation, record)
+
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+        """See `Spatial.after`."""
+        if node.index not in self._noisy:
+            return spikes
+        return self.perturbation.site.after(spikes, record.noise[node.index], self.perturbation.alpha)
+
+    def noise(self, node: Node, record: Record, like: Tensor, lag: int = 0) -> Tensor:
+        """z of ``node`` at the record's steps, or ``lag`` steps before them."""
+        steps = torch.arange(record.start - lag, record.start - lag + len(like))
+        return self.perturbation.noise(node, steps, like, record.context)
+
+    def cautions(self, net: Network, steps: int) -> list[str]:
+        """What the schedule has to say about this network."""
+        slowest = max((node.module.decay for node in net.hidden), default=0.0)  # type: ignore[union-attr]
+        return self.perturbation.schedule.cautions(float(slowest), steps)

@@ -1,0 +1,239 @@
+"""Online pseudo-zeroth-order credit (Xiao et al. 2024): direct feedback through an estimated mean Jacobian.
+
+Noise z^l perturbs every hidden neuron in one forward pass, o is the noisy readout, e = dL/do:
+
+    g^l[t] = M^l e[t]
+    M^l   <- rho^T M^l + (1 - rho) sum_t rho^(T - t) z^l[t] o[t]^T c / B        once per sequence
+
+Since E[z o^T] / alpha is the Jacobian's transpose, M^l becomes the data average of E[J]^T: first order for the loss,
+zeroth order for the network. c is 1, or 1/alpha; M ``[n_l, m]`` (or ``[channels, m]`` shared over positions). No
+back-propagation through space or time, no weight transport, memory O(n m) a layer and O(1) in T. Open choices of
+the paper are options; defaults follow section 14 of our method notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Size, Tensor
+
+from onward.core.draws import Draws
+from onward.core.errors import ConfigError
+from onward.core.interpret import Record
+from onward.core.network import Network, Node
+from onward.core.signal import Carry, Context
+from onward.core.sink import Sink
+from onward.credit.base import Head, Port, spatials
+from onward.credit.dfa import slot
+from onward.credit.noisy import Noisy
+from onward.credit.perturbation import Perturbation, PerturbationOptions
+
+DENSE_UNITS = 1_000_000
+TRUSTED = 0.2
+"""Split-half reliability below which a feedback matrix is called mostly noise."""
+
+
+class OPZOOptions(PerturbationOptions):
+    """Options of OPZO."""
+
+    rho: float = Field(0.999, ge=0, le=1, description="momentum of the feedback matrices, per step")
+    per: Literal["sequence", "step"] = Field(
+        "sequence", description="update M once a sequence, or at every step (chunks of 1)"
+    )
+    inverse_alpha: bool = Field(
+        False, description="divide M by alpha, so that it estimates the Jacobian itself (for SGD)"
+    )
+    correct_start: bool = Field(False, description="divide M by 1 - rho^k after k steps, undoing its start at zero")
+    warmup: int = Field(0, ge=0, description="sequences during which M learns and the weights wait")
+    freeze_after: int | None = Field(None, ge=0, description="sequences after which M stays as it is")
+    sharing: Literal["auto", "dense", "channel"] = Field(
+        "auto", description="one row of M a neuron, or a channel; auto shares above a million neurons a layer"
+    )
+    baseline: bool = Field(False, description="subtract a running mean of the readout before it meets the noise (ours)")
+
+
+class OPZO(Noisy):
+    """Momentum feedback connections; see the module's docstring."""
+
+    def __init__(self, perturbation: Perturbation, options: OPZOOptions):
+        super().__init__(perturbation)
+        if options.inverse_alpha and perturbation.alpha == 0:
+            raise ConfigError(
+                "inverse_alpha divides M by alpha, and alpha = 0 was given; use a positive noise strength"
+            )
+        self.options = options
+        self.max_chunk = 1 if options.per == "step" or perturbation.schedule.mirrored else None
+        self._maps: list[tuple[Node, Port, bool]] = []
+        self._read: dict[str, Tensor] = {}
+        self.register_buffer("sequences", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
+        """M starts at zero, as two halves (one per half of every batch) whose mean it is."""
+        super().allocate(net, sizes, ports, draws)
+        dtype = torch.promote_types(next(net.parameters()).dtype, torch.float32)
+        self._maps = []
+        for port in ports:
+            self.register_buffer(f"mean_{port.key}", torch.zeros(port.width, dtype=dtype))
+            for node in port.below:
+                shared = self._shares(sizes[node.index])
+                rows = sizes[node.index][0] if shared else sizes[node.index].numel()
+                self._maps.append((node, port, shared))
+                self.register_buffer(slot(node, port), torch.zeros(2, rows, port.width, dtype=dtype))
+
+    def matrix(self, node: Node, port: Port) -> Tensor:
+        """M ``[n, m]`` as `credit` reads it."""
+        name = slot(node, port)
+        if name not in self._read:
+            m = self.get_buffer(name).mean(0)
+            self._read[name] = m / (1 - self.options.rho ** max(1, int(self.steps))) if self._corrects else m
+        return self._read[name]
+
+    def begin(self, context: Context, sink: Sink) -> None:
+        """M is read afresh."""
+        self._read = {}
+
+    def teaches(self) -> bool:
+        """See `Spatial.teaches`."""
+        return self.options.warmup == 0 or int(self.sequences) >= self.options.warmup
+
+    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+        """g = M e."""
+        found = {}
+        for node, port, shared in self._maps:
+            if port is head.port:
+                like = record.firings[node.index].out
+                g = (head.error.to(self.matrix(node, port)) @ self.matrix(node, port).T).to(like)
+                found[node.index] = _spread(g, like) if shared else g.view_as(like)
+        return found
+
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+        """Nothing is learned from errors."""
+
+    def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
+        """Adds sum_t rho^(T - t) z[t] o[t]^T / B of the chunk to the sequence's sum, by halves of the batch."""
+        if self._frozen:
+            return
+        outs = self._outputs(heads, again)
+        kept = carry.sums.get("steps", torch.zeros((), dtype=torch.int64)) + len(record.out)
+        carry.sums["steps"] = kept
+        for node, port, shared in self._maps:
+            o = self._aged(outs[port.key])
+            z = record.noise[node.index]
+            z = z.flatten(3).mean(3) if shared else z.flatten(2)
+            product = _by_halves(z.to(o), o)
+            name = slot(node, port)
+            held = carry.sums.get(name)
+            carry.sums[name] = product if held is None else held * self.options.rho ** len(o) + product
+        if self.options.per == "step":
+            self._absorb(carry)
+
+    def finish(self, carry: Carry, context: Context) -> None:
+        """See `Spatial.finish`."""
+        self._absorb(carry)
+        self.sequences += 1
+        self._read = {}
+
+    def reliability(self) -> dict[str, float]:
+        """Split-half reliability of each M: how alike the two halves are, stepped up to the whole (Spearman-Brown)."""
+        found = {}
+        for node, port, _ in self._maps:
+            a, b = self.get_buffer(slot(node, port)).flatten(1).double()
+            r = float(torch.corrcoef(torch.stack([a, b]))[0, 1]) if a.any() and b.any() else 0.0
+            found[f"{node.name}" if len({p.key for _, p, _ in self._maps}) == 1 else f"{node.name}<{port.key}"] = (
+                2 * r / (1 + r) if r > 0 else 0.0
+            )
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """Reliability of the feedback matrices, by layer."""
+        return {f"reliability/{name}": value for name, value in self.reliability().items()}
+
+    def remarks(self) -> list[str]:
+        """Names the layers whose M is mostly noise, once it had time to settle."""
+        if self.options.rho >= 1 or int(self.steps) * (1 - self.options.rho) < 3:
+            return []
+        return [
+            f"the feedback matrix of layer {name} is mostly noise (split-half reliability {value:.2f}): "
+            "raise rho or the batch size"
+            for name, value in self.reliability().items()
+            if value < TRUSTED
+        ]
+
+    @property
+    def _corrects(self) -> bool:
+        return self.options.correct_start and self.options.rho < 1
+
+    @property
+    def _frozen(self) -> bool:
+        after = self.options.freeze_after
+        return after is not None and int(self.sequences) >= after
+
+    def _shares(self, size: Size) -> bool:
+        large = self.options.sharing == "auto" and size.numel() > DENSE_UNITS
+        return len(size) > 1 and (large or self.options.sharing == "channel")
+
+    def _outputs(self, heads: list[Head], again: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What meets the noise at each port: the readout, its central difference, or its distance from a mean."""
+        outs = {head.port.key: head.out for head in heads}
+        if self.perturbation.schedule.mirrored:
+            self.sign = -1
+            try:
+                mirror = again()
+            finally:
+                self.sign = 1
+            outs = {key: (out - mirror[key]) / 2 for key, out in outs.items()}
+        if self.options.baseline:
+            outs = {key: self._centred(key, out) for key, out in outs.items()}
+        return outs
+
+    def _centred(self, key: str, out: Tensor) -> Tensor:
+        mean = self.get_buffer(f"mean_{key}")
+        centred = out - mean.to(out)
+        mean.lerp_(out.mean((0, 1)).to(mean), 1 - self.options.rho ** len(out))
+        return centred
+
+    def _aged(self, o: Tensor) -> Tensor:
+        """rho^(K - 1 - k) o[k], times c."""
+        scale = 1 / self.perturbation.alpha if self.options.inverse_alpha else 1.0
+        ages = torch.arange(len(o) - 1, -1, -1, device=o.device, dtype=torch.float64)
+        return o * (scale * self.options.rho**ages).to(o)[:, None, None]
+
+    def _absorb(self, carry: Carry) -> None:
+        if "steps" not in carry.sums:
+            return
+        steps = int(carry.sums.pop("steps"))
+        for node, port, _ in self._maps:
+            name = slot(node, port)
+            m = self.get_buffer(name)
+            m.mul_(self.options.rho**steps).add_(carry.sums.pop(name).to(m), alpha=1 - self.options.rho)
+        self.steps += steps
+        self._read = {}
+
+
+def _by_halves(z: Tensor, o: Tensor) -> Tensor:
+    """sum z o^T over time and each half of the batch ``[2, n, m]``, scaled so that their mean is sum / B."""
+    half, scale = z.shape[1] // 2, 2 / z.shape[1]
+    parts = [(z[:, :half], o[:, :half]), (z[:, half:], o[:, half:])]
+    return torch.stack([scale * (a.flatten(0, 1).T @ b.flatten(0, 1)) for a, b in parts])
+
+
+def _spread(g: Tensor, like: Tensor) -> Tensor:
+    """A channel's credit ``[K, B, C]`` at each of its positions."""
+    return g.view(*g.shape, *[1] * (like.dim() - 3)).expand_as(like)
+
+
+spatials.register(
+    "opzo",
+    OPZOOptions,
+    lambda choice: OPZO(choice.perturbation(), choice),
+    "direct feedback through the mean Jacobian, estimated from injected noise",
+    facts={
+        "paper": "Xiao et al. 2024 (ICLR 2026)",
+        "published": "core equations, laws, positions, antithetic steps, results",
+        "inferred": "rho, alpha, initialisation, one update of M a sequence, M for convolutions",
+    },
+)

@@ -1,0 +1,117 @@
+"""Neuron models, and their names for configurations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from onward.core.neuron import Neuron
+from onward.core.registry import Choice, Registry
+from onward.neurons.adaptive import AdaptiveLIF
+from onward.neurons.affine import IF, LIF, Affine, HardReset, Reset, SoftReset
+from onward.neurons.filtered import LI, CubaLIF
+from onward.surrogates import surrogates
+
+__all__ = [
+    "IF",
+    "LI",
+    "LIF",
+    "AdaptiveLIF",
+    "Affine",
+    "CubaLIF",
+    "HardReset",
+    "Neuron",
+    "SoftReset",
+    "neurons",
+    "resets",
+]
+
+
+class HardOptions(Choice):
+    """Options of the hard reset."""
+
+    to: float = Field(0.0, description="membrane potential after a spike, in units of threshold")
+
+
+resets: Registry[Reset] = Registry("reset")
+resets.register("soft", Choice, lambda choice, decay: SoftReset(), "subtract the threshold")
+resets.register("hard", HardOptions, lambda choice, decay: HardReset(choice.to), "set the potential to a fixed value")
+resets.register(
+    "delayed",
+    Choice,
+    lambda choice, decay: SoftReset(1 / decay),
+    "subtract the threshold one step later, unleaked",
+)
+
+ResetChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(resets.parse)]
+SurrogateChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(surrogates.parse)]
+
+
+class AffineOptions(Choice):
+    """Options shared by all spiking neurons."""
+
+    threshold: float = Field(1.0, gt=0, description="firing threshold; the unit of all membrane potentials")
+    reset: ResetChoice = Field(resets.parse("soft"), description="what a spike does to the membrane potential")
+    surrogate: SurrogateChoice = Field(surrogates.parse("sigmoid"), description="stand-in for the spike's derivative")
+    initial: float = Field(0.0, description="membrane potential before the first step")
+    ties_fire: bool = Field(True, description="whether a potential equal to the threshold fires")
+    detach_reset: bool = Field(True, description="keep the reset out of BPTT's graph")
+    learn_threshold: bool = Field(False, description="make the threshold a trained parameter, one a layer")
+
+
+class LeakyOptions(AffineOptions):
+    """Options of leaky neurons."""
+
+    tau: float = Field(2.0, ge=1, description="membrane time constant in steps; leak per step is 1 - 1/tau")
+    decay_input: bool = Field(False, description="multiply the drive by 1/tau")
+
+
+class CubaOptions(LeakyOptions):
+    """Options of the current-based neuron."""
+
+    current_decay: float = Field(0.5, ge=0, le=1, description="leak of the synaptic current per step")
+
+
+class AdaptiveOptions(LeakyOptions):
+    """Options of the adaptive neuron."""
+
+    adaptation: float = Field(0.2, ge=0, description="how much one spike raises the threshold")
+    adaptation_decay: float = Field(0.9, ge=0, le=1, description="decay of the raised threshold per step")
+
+
+def _affine(choice: Any, decay: float, gain: float) -> Affine:
+    reset = resets.build(choice.reset, decay)
+    return Affine(
+        decay,
+        gain=gain,
+        drift=(1 - decay) * (reset.to if isinstance(reset, HardReset) else 0.0),
+        threshold=choice.threshold,
+        reset=reset,
+        initial=choice.initial,
+        ties_fire=choice.ties_fire,
+        surrogate=surrogates.build(choice.surrogate),
+        detach_reset=choice.detach_reset,
+        learn_threshold=choice.learn_threshold,
+    )
+
+
+def _leaky(choice: Any) -> Affine:
+    return _affine(choice, 1 - 1 / choice.tau, 1 / choice.tau if choice.decay_input else 1.0)
+
+
+neurons: Registry[Neuron] = Registry("neuron")
+neurons.register("lif", LeakyOptions, _leaky, "leaky integrate-and-fire")
+neurons.register("if", AffineOptions, lambda choice: _affine(choice, 1.0, 1.0), "integrate-and-fire, no leak")
+neurons.register(
+    "cuba-lif",
+    CubaOptions,
+    lambda c: CubaLIF(_leaky(c), c.current_decay),
+    "LIF behind a decaying synaptic current",
+)
+neurons.register(
+    "adaptive-lif",
+    AdaptiveOptions,
+    lambda c: AdaptiveLIF(_leaky(c), c.adaptation, c.adaptation_decay),
+    "LIF whose threshold rises with every spike",
+)

@@ -1,0 +1,278 @@
+"""The affine spiking neuron: one recurrence whose parameter sets are IF, LIF and their published variants.
+
+    H[t] = a V[t-1] + b x[t] + c          charge
+    s[t] = [H[t] >= theta]                fire (or > theta)
+    V[t] = R(H[t], s[t])                  reset: H - r s (soft), or (1 - s) H + v s (hard)
+    out  = h s[t]
+
+a leak, b input gain, c drift towards rest, theta threshold, h spike height. The slope handed to learning
+rules is ds/dx = b h psi(H - theta). Through time, d H[t+1] / d H[t] = a (1 - r psi) for a soft reset, or a when
+the reset is detached from the graph (Xiao et al. 2022; Meng et al. 2023; Fang et al. 2023).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onward.core.errors import ConfigError
+from onward.core.neuron import Firing, Neuron, State
+from onward.surrogates import Sigmoid, Surrogate
+
+
+class Reset(ABC):
+    """What a spike does to the membrane potential."""
+
+    @abstractmethod
+    def __call__(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> Tensor:
+        """V from H and s."""
+
+    @abstractmethod
+    def slopes(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        """dV/dH at fixed s, and dV/ds at fixed H."""
+
+    @abstractmethod
+    def threshold_slope(self, s: Tensor) -> Tensor | float:
+        """dV/d threshold at fixed H and s."""
+
+
+@dataclass(frozen=True)
+class SoftReset(Reset):
+    """V = H - scale * theta * s. ``scale`` 1 conserves charge; 1/leak is the reset that comes one step late."""
+
+    scale: float = 1.0
+
+    def __call__(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> Tensor:
+        """See `Reset.__call__`."""
+        return h - (self.scale * threshold) * s
+
+    def slopes(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        """See `Reset.slopes`."""
+        return 1.0, -self.scale * threshold
+
+    def threshold_slope(self, s: Tensor) -> Tensor | float:
+        """See `Reset.threshold_slope`."""
+        return -self.scale * s
+
+
+@dataclass(frozen=True)
+class HardReset(Reset):
+    """V = (1 - s) H + s * to."""
+
+    to: float = 0.0
+
+    def __call__(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> Tensor:
+        """See `Reset.__call__`."""
+        return (1 - s) * h + s * self.to
+
+    def slopes(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        """See `Reset.slopes`."""
+        return 1 - s, self.to - h
+
+    def threshold_slope(self, s: Tensor) -> Tensor | float:
+        """See `Reset.threshold_slope`."""
+        return 0.0
+
+
+class Affine(Neuron):
+    """The recurrence above; use `IF` and `LIF` unless you need every knob.
+
+    ``ties_fire`` decides H(0); ``initial`` is V[-1]; ``detach_reset`` matters to BPTT alone. With
+    ``learn_threshold`` the threshold is a parameter (one number a layer). Cost: four passes over the drive a step.
+    """
+
+    def __init__(
+        self,
+        decay: float,
+        gain: float = 1.0,
+        drift: float = 0.0,
+        threshold: float = 1.0,
+        height: float = 1.0,
+        reset: Reset | None = None,
+        initial: float = 0.0,
+        ties_fire: bool = True,
+        surrogate: Surrogate | None = None,
+        detach_reset: bool = True,
+        learn_threshold: bool = False,
+    ):
+        super().__init__()
+        if not 0 <= decay <= 1:
+            raise ConfigError(f"a leak of {decay} per step was given; expected 0 <= decay <= 1 (1 is the IF neuron)")
+        if threshold <= 0:
+            raise ConfigError(f"a threshold of {threshold} was given; expected a positive number")
+        self._decay, self.gain, self.drift, self.height = decay, gain, drift, height
+        self.threshold = nn.Parameter(torch.tensor(float(threshold))) if learn_threshold else float(threshold)
+        self.reset = reset or SoftReset()
+        self.initial, self.ties_fire, self.detach_reset = initial, ties_fire, detach_reset
+        self.surrogate = surrogate or Sigmoid()
+
+    @property
+    def decay(self) -> float:
+        """See `Neuron.decay`."""
+        return self._decay
+
+    @property
+    def spiking(self) -> bool:
+        """See `Neuron.spiking`."""
+        return True
+
+    def start(self, like: Tensor) -> State:
+        """See `Neuron.start`."""
+        return (torch.full_like(like, self.initial),)
+
+    @torch.no_grad()
+    def scan(self, x: Tensor, state: State) -> Firing:
+        """See `Neuron.scan`."""
+        h, s, v = self.membrane(x, state[0])
+        slope = self.surrogate(h - self.threshold)
+        scale = self.gain * self.height
+        return Firing(self._sent(s), slope if scale == 1 else slope.mul_(scale), h, (v,))
+
+    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """See `Neuron.unroll`."""
+        threshold = torch.as_tensor(self.threshold, dtype=x.dtype, device=x.device)
+        out, v, h = _ThroughTime.apply(x, state[0], threshold, self)
+        return out, (v,), h
+
+    def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
+        """d loss / d theta = -sum credit * slope / b, where the threshold is learned."""
+        if not isinstance(self.threshold, nn.Parameter):
+            return {}
+        return {"threshold": -(credit * firing.slope).sum() / self.gain}
+
+    def after_reset(self, firing: Firing) -> Tensor:
+        """See `Neuron.after_reset`."""
+        return self.reset(firing.potential, firing.out / self.height, self.threshold)
+
+    def membrane(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """H and s over the chunk ``[K, B, ...]``, and the last V."""
+        h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        s = torch.empty_like(h)
+        for t in range(len(x)):
+            self.charge(x[t], v, out=h[t])
+            s[t] = self.fires(h[t], self.threshold)
+            v = self.reset(h[t], s[t], self.threshold)
+        return h, s, v
+
+    def charge(self, x: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+        """H = a V + b x + c."""
+        drive = x if self.gain == 1 else x * self.gain
+        h = torch.add(drive, v, alpha=self._decay, out=out)
+        return h.add_(self.drift) if self.drift else h
+
+    def fires(self, h: Tensor, threshold: Tensor | float) -> Tensor:
+        """Where the membrane potential reaches (or exceeds) the threshold, as booleans."""
+        return h >= threshold if self.ties_fire else h > threshold
+
+    def _sent(self, s: Tensor) -> Tensor:
+        return s if self.height == 1 else s * self.height
+
+    def extra_repr(self) -> str:
+        """The parameters that differ from an IF neuron's."""
+        return f"decay={self._decay:.4g}, threshold={float(self.threshold):.4g}, reset={self.reset}, {self.surrogate}"
+
+
+class _ThroughTime(torch.autograd.Function):
+    """The affine recurrence with its exact surrogate gradient back through the chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, v: Tensor, threshold: Tensor, neuron: Affine) -> tuple[Tensor, Tensor, Tensor]:
+        h, s, v = neuron.membrane(x, v)
+        ctx.save_for_backward(h, s, threshold)
+        ctx.neuron = neuron
+        ctx.mark_non_differentiable(h)
+        ctx.set_materialize_grads(True)
+        return neuron._sent(s), v, h
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        g_out, g_v = grads[0], grads[1]
+        h, s, threshold = ctx.saved_tensors
+        n: Affine = ctx.neuron
+        psi = n.surrogate(h - threshold)
+        g_h = torch.empty_like(h)
+        g_threshold = torch.zeros_like(threshold)
+        for t in reversed(range(len(h))):
+            through_h, through_s = n.reset.slopes(h[t], s[t], threshold)
+            g_s = g_out[t] * n.height if n.detach_reset else g_out[t] * n.height + g_v * through_s
+            g_h[t] = psi[t] * g_s + g_v * through_h
+            g_threshold += (g_v * n.reset.threshold_slope(s[t]) - psi[t] * g_s).sum()
+            g_v = n._decay * g_h[t]
+        return g_h * n.gain, g_v, g_threshold, None
+
+
+def leak(tau: float | None, decay: float | None) -> float:
+    """The leak per step: ``decay`` itself, or 1 - 1/tau (tau in steps); give one of the two."""
+    if (tau is None) == (decay is None):
+        raise ConfigError(f"give either tau or decay, not tau={tau} and decay={decay}")
+    if tau is None:
+        assert decay is not None
+        return decay
+    if tau < 1:
+        raise ConfigError(f"a time constant of {tau} steps was given; expected tau >= 1 (decay = 1 - 1/tau)")
+    return 1 - 1 / tau
+
+
+def LIF(
+    tau: float | None = None,
+    *,
+    decay: float | None = None,
+    threshold: float = 1.0,
+    reset: Reset | None = None,
+    decay_input: bool = False,
+    initial: float = 0.0,
+    ties_fire: bool = True,
+    surrogate: Surrogate | None = None,
+    detach_reset: bool = True,
+    learn_threshold: bool = False,
+) -> Affine:
+    """Leaky integrate-and-fire: H = lam V + x, lam = 1 - 1/tau (default tau 2); soft reset by the threshold.
+
+    ``decay_input`` multiplies the drive by 1/tau. A hard reset to v leaks towards v: c = (1 - lam) v.
+
+    >>> lif = LIF(tau=2.0)
+    >>> firing = lif.scan(torch.full((4, 1, 1), 0.6), lif.start(torch.zeros(1, 1)))
+    >>> firing.out.flatten().tolist()
+    [0.0, 0.0, 1.0, 0.0]
+    """
+    lam = leak(2.0 if tau is None and decay is None else tau, decay)
+    rest = reset.to if isinstance(reset, HardReset) else 0.0
+    return Affine(
+        lam,
+        gain=1 - lam if decay_input else 1.0,
+        drift=(1 - lam) * rest,
+        threshold=threshold,
+        reset=reset,
+        initial=initial,
+        ties_fire=ties_fire,
+        surrogate=surrogate,
+        detach_reset=detach_reset,
+        learn_threshold=learn_threshold,
+    )
+
+
+def IF(
+    *,
+    threshold: float = 1.0,
+    reset: Reset | None = None,
+    initial: float = 0.0,
+    ties_fire: bool = True,
+    surrogate: Surrogate | None = None,
+    detach_reset: bool = True,
+    learn_threshold: bool = False,
+) -> Affine:
+    """Integrate-and-fire: H = V + x, no leak."""
+    return Affine(
+        1.0,
+        threshold=threshold,
+        reset=reset,
+        initial=initial,
+        ties_fire=ties_fire,
+        surrogate=surrogate,
+        detach_reset=detach_reset,
+        learn_threshold=learn_threshold,
+    )

@@ -1,0 +1,21 @@
+"""Learning rules, one file each, found by scanning this folder; third parties add theirs by entry point."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+
+from onward.rules.registry import RuleChoice, rules
+
+__all__ = ["RuleChoice", "rules"]
+
+
+def _discover() -> None:
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    for entry in entry_points(group="onward.rules"):
+        entry.load()
+
+
+_discover()

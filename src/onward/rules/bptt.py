@@ -1,0 +1,137 @@
+"""Back-propagation through time with surrogate gradients.
+
+    dL/dW^l = sum_t delta^l[t] s^{l-1}[t]^T
+    delta^l[t] = psi(u^l[t] - V) * (W^{l+1})^T delta^{l+1}[t] + eps^l[t] * delta^l[t+1]
+
+eps is lam (1 - V psi), or lam when the reset is detached (a switch of the neuron). Exact for the surrogate.
+Memory O(T n), T spatial and T - 1 temporal products a layer. Serves every objective. Sources: Neftci et al. 2019;
+Fang et al. 2023; the baseline of Xiao et al. 2022 and Meng et al. 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onward.core.draws import Draws
+from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk
+from onward.core.network import Network, Node
+from onward.core.neuron import Firing
+from onward.core.registry import Choice
+from onward.core.rule import LearningRule, Lesson, Traits
+from onward.core.sequence import Sequence
+from onward.core.signal import Carry, Signal
+from onward.core.synapse import ops_of
+from onward.rules.registry import NormScope, norms_of, rules
+
+
+@dataclass
+class Tape(Carry):
+    """A carry that remembers every chunk."""
+
+    records: list[Record] = field(default_factory=list)
+
+
+class ThroughTime(Interpreter):
+    """A chunk in one graph with all chunks before it; weights stay outside the graph."""
+
+    def __init__(self, lesson: Lesson, norms: Norms):
+        super().__init__(lesson.net, lesson.carry, lesson.context, norms)
+        self.params = lesson.sink.params
+
+    def synapse(self, node: Node, signal: Signal) -> Signal:
+        """See `Interpreter.synapse`."""
+        ops, params = ops_of(node.module), self.params(node)
+        drive = rowwise(lambda x: ops.apply(node.module, params, x), signal.sent)
+        if not drive.requires_grad:
+            drive.requires_grad_()
+        self.record.pres[node.index], self.record.drives[node.index] = signal.sent.detach(), drive
+        return Signal(drive, drive)
+
+    def neuron(self, node: Node, signal: Signal) -> Signal:
+        """See `Interpreter.neuron`."""
+        module: Any = node.module
+        out, state, potential = module.unroll(
+            signal.sent, self.carry.states.get(node.index) or module.start(signal.sent[0])
+        )
+        self.carry.states[node.index] = state
+        self.record.firings[node.index] = Firing(out.detach(), potential, potential, tuple(s.detach() for s in state))
+        return Signal(out, out)
+
+    def past(self, signal: Signal) -> Signal:
+        """Gradients cross time."""
+        return signal
+
+
+class BPTT(LearningRule):
+    """Back-propagation through time; see the module's docstring."""
+
+    def __init__(self, norms: Norms | None = None):
+        super().__init__()
+        self.norms = norms or PerStep()
+
+    @property
+    def traits(self) -> Traits:
+        """See `LearningRule.traits`."""
+        return Traits(backward="time", memory="O(T)", per_step_error=False, weight_transport=True, stochastic=False)
+
+    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
+        """Nothing to keep."""
+
+    def begin(self, lesson: Lesson) -> None:
+        """See `LearningRule.begin`."""
+        lesson.carry = Tape()
+
+    def step(self, lesson: Lesson, x: Tensor) -> Tensor:
+        """See `LearningRule.step`."""
+        assert isinstance(lesson.carry, Tape)
+        with torch.enable_grad():
+            walk = ThroughTime(lesson, self.norms)
+            out = run_walk(walk, x)
+        lesson.saw(walk.record)
+        lesson.carry.records.append(walk.record)
+        return out.detach()
+
+    def finish(self, lesson: Lesson) -> None:
+        """One gradient of the whole sequence with respect to every drive, then one deposit a synapse and chunk."""
+        assert isinstance(lesson.carry, Tape)
+        records, net = lesson.carry.records, lesson.net
+        with torch.enable_grad():
+            loss = _loss(lesson, torch.cat([record.out for record in records]))
+        weights = [p for node in (*net.fitted_glue, *net.neurons) for p in node.module.parameters()]
+        slots = [(i, record) for record in records for i in record.drives]
+        targets = [record.drives[i] for i, record in slots] + weights
+        grads = torch.autograd.grad(loss, targets, allow_unused=True)
+        for (index, record), post in zip(slots, grads, strict=False):
+            if post is not None:
+                lesson.sink.deposit(net.nodes[index], record.pres[index], post)
+        for parameter, grad in zip(weights, grads[len(slots) :], strict=True):
+            if grad is not None:
+                lesson.sink.add(parameter, grad)
+
+
+def _loss(lesson: Lesson, out: Tensor) -> Tensor:
+    """This process's share of the mean loss over the whole batch."""
+    objective, steps = lesson.objective, lesson.context.steps
+    running = objective.step_losses(out, lesson.y, steps).sum(0)
+    mean = objective.total(objective.reduce(None, out), running, lesson.y, steps)
+    return mean * (len(lesson.y) / lesson.context.samples)
+
+
+class BPTTOptions(Choice):
+    """Options of BPTT."""
+
+    norm_over: NormScope
+
+
+rules.register(
+    "bptt",
+    BPTTOptions,
+    lambda choice: BPTT(norms_of(choice.norm_over)),
+    "back-propagation through time: the exact surrogate gradient, memory O(T)",
+    defaults={"norm_over": "step"},
+    facts={"paper": "Neftci et al. 2019", "published": "equations and code", "inferred": "none"},
+)

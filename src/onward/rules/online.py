@@ -1,0 +1,350 @@
+"""Online rules: any temporal credit with any spatial credit with any local credit, forward in time.
+
+For each synapse l and step t:
+
+    post^l[t] = psi(u^l[t] - V) * (g^l[t] + g_local^l[t]),   dW^l = sum_t post^l[t] pre^{l-1}[t]^T
+
+``temporal`` decides pre, ``spatial`` decides g, ``local`` adds g_local. Nothing crosses time backwards, so memory
+is O(1) in the number of steps. Updates are accumulated over the sequence, or made at every step (*online*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from onward.core.draws import Draws
+from onward.core.errors import TopologyMismatch
+from onward.core.interpret import (
+    CreditWalk,
+    Norms,
+    PerStep,
+    Record,
+    frozen_statistics,
+    pull_back,
+    run_walk,
+    shapes,
+)
+from onward.core.network import Kind, Network, Node
+from onward.core.registry import Choice
+from onward.core.rule import LearningRule, Lesson, Traits
+from onward.core.sequence import Sequence
+from onward.core.signal import Carry
+from onward.core.sink import Sink
+from onward.credit import locals_, spatials, temporals
+from onward.credit.base import (
+    Head,
+    Local,
+    LocalChoice,
+    Port,
+    Spatial,
+    SpatialChoice,
+    Temporal,
+    TemporalChoice,
+)
+from onward.kernels.scan import shift
+from onward.rules.registry import NormScope, norms_of, rules
+
+OUTPUT = "output"
+
+
+class Online(LearningRule):
+    """One cell of the credit grid; see the module's docstring.
+
+    ``error_delay`` lets hidden layers receive the error that many steps late, paired with the traces of then.
+    """
+
+    def __init__(
+        self,
+        temporal: Temporal,
+        spatial: Spatial,
+        local: Local,
+        *,
+        every_step: bool = False,
+        error_delay: int = 0,
+        norms: Norms | None = None,
+    ):
+        super().__init__()
+        self.temporal, self.spatial, self.local = temporal, spatial, local
+        self.every_step, self.error_delay = every_step, error_delay
+        self.norms = norms or PerStep()
+        self._port = Port(OUTPUT, 0, ())
+        self._cautions: list[str] = []
+
+    @property
+    def traits(self) -> Traits:
+        """See `LearningRule.traits`."""
+        s = self.spatial
+        return Traits(
+            backward="step" if s.crosses_spikes else "none",
+            memory="O(1)",
+            per_step_error=True,
+            weight_transport=s.weight_transport,
+            stochastic=s.stochastic,
+            perturbs=s.perturbs,
+            max_chunk=1 if self.every_step else s.max_chunk,
+            updates="step" if self.every_step else "sequence",
+        )
+
+    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
+        """See `LearningRule.allocate`; raises `TopologyMismatch` for networks whose layers no error can reach."""
+        sizes = shapes(net, sample, draws)
+        if len(sizes[-1]) != 1:
+            raise TopologyMismatch(
+                f"the network's output has features {list(sizes[-1])}; an online rule needs one number per class: "
+                "end the network with nn.Flatten() and a linear readout"
+            )
+        self._check_paths(net)
+        self.temporal.check(sample.steps)
+        self._port = Port(OUTPUT, sizes[-1][0], tuple(net.hidden))
+        ports = [self._port, *self.local.allocate(net, sizes, sizes[-1][0], draws)]
+        self.spatial.allocate(net, sizes, ports, draws)
+        self._cautions = self.spatial.cautions(net, sample.steps)
+        weight = next(net.parameters())
+        self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+
+    def begin(self, lesson: Lesson) -> None:
+        """See `LearningRule.begin`."""
+        self.spatial.begin(lesson.context, lesson.sink)
+
+    def step(self, lesson: Lesson, x: Tensor) -> Tensor:
+        """See `LearningRule.step`."""
+        start = lesson.carry.step
+        runs = self.temporal.runs(start, start + len(x), lesson.context)
+        outs = [self._run(lesson, x[first - start : stop - start], part) for first, stop, part in runs]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def finish(self, lesson: Lesson) -> None:
+        """See `LearningRule.finish`."""
+        if not self.every_step:
+            self.spatial.finish(lesson.carry, lesson.context)
+
+    def metrics(self) -> dict[str, float]:
+        """See `LearningRule.metrics`."""
+        return self.spatial.metrics()
+
+    def warnings(self) -> list[str]:
+        """See `LearningRule.warnings`."""
+        return [*self._cautions, *self.spatial.remarks()]
+
+    def _run(self, lesson: Lesson, x: Tensor, takes_part: bool) -> Tensor:
+        """A run of steps that all take part in credit, or that all do not."""
+        before = lesson.carry.copy()
+        with torch.set_grad_enabled(takes_part):
+            record = self._walk(lesson, lesson.carry, x)
+        lesson.saw(record)
+        with torch.no_grad():
+            heads = [self._head(lesson, record), *self.local.heads(record, lesson.y, lesson.objective)]
+            pres = {
+                i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry)
+                for i, pre in record.pres.items()
+            }
+            if takes_part and self.spatial.teaches():
+                self._deposit(lesson, record, pres, heads)
+            self.spatial.observe(record, heads, lesson.carry, lambda: self._again(lesson, before, x))
+            if self.every_step:
+                self.spatial.finish(lesson.carry, lesson.context)
+        return record.out.detach()
+
+    def _walk(self, lesson: Lesson, carry: Carry, x: Tensor) -> Record:
+        walk = CreditWalk(lesson.net, carry, lesson.context, lesson.sink.params, self.spatial, self.norms)
+        run_walk(walk, x)
+        return walk.record
+
+    def _again(self, lesson: Lesson, carry: Carry, x: Tensor) -> dict[str, Tensor]:
+        """Each port's outputs when the chunk is run once more from ``carry``; running statistics stay."""
+        with frozen_statistics(lesson.net):
+            record = self._walk(lesson, carry, x)
+        heads = [self._head(lesson, record), *self.local.heads(record, lesson.y, lesson.objective)]
+        return {head.port.key: head.out for head in heads}
+
+    def _head(self, lesson: Lesson, record: Record) -> Head:
+        """The network's output as a port."""
+        out, context = record.out.detach(), lesson.context
+        gain = self.temporal.gain(context.steps)
+        error = lesson.objective.errors(out, lesson.y, context.steps, context.samples) * gain
+        losses = lesson.objective.step_losses(out, lesson.y, context.steps) * (gain / context.samples)
+        return Head(self._port, out, error, losses, record.out, error)
+
+    def _deposit(self, lesson: Lesson, record: Record, pres: dict[int, Tensor], heads: list[Head]) -> None:
+        """Turns errors into credit, credit into posts, posts and pres into deposits."""
+        posts = Posts(record, lesson.sink)
+        if self.error_delay:
+            posts.from_head(heads[0], posts.readout)
+            heads = [self._late(lesson.carry, head) for head in heads]
+            posts.from_head(heads[0], posts.teachable(heads[0]))
+        else:
+            posts.from_head(heads[0], [*posts.readout, *posts.teachable(heads[0])])
+        for head in heads[1:]:
+            posts.from_head(head, posts.teachable(head))
+        for head in heads:
+            posts.credit(self.spatial.credit(record, head))
+        posts.credit(self.local.look(record, lesson.y, lesson.objective, lesson.sink))
+        for node, post in posts.settle():
+            bias = self.temporal.bias_post(lesson.net, node, post, record.start)
+            lesson.sink.deposit(node, pres[node.index], post, bias)
+        self.spatial.learn(record, heads, lambda node: self._spike_trace(lesson, record, node), lesson.sink)
+
+    def _late(self, carry: Carry, head: Head) -> Head:
+        """The head as it was ``error_delay`` steps before; nothing before the first step."""
+        delayed = {}
+        for name, now in (("error", head.error), ("losses", head.losses), ("seed", head.seed)):
+            owner = f"{head.port.key} {name}"
+            past = carry.queues.get(owner, now.new_zeros(self.error_delay, *now.shape[1:]))
+            delayed[name], carry.queues[owner] = shift(now, past)
+        return replace(head, **delayed, lag=self.error_delay)
+
+    def _spike_trace(self, lesson: Lesson, record: Record, node: Node) -> Tensor:
+        return self.temporal.toward_output(lesson.net, node, record.firings[node.index].out, lesson.carry)
+
+    def _check_paths(self, net: Network) -> None:
+        for node in net.synapses:
+            if net.reader(node) is None and not net.exposed(node):
+                raise TopologyMismatch(
+                    f"the drive of {node} passes a delay before it reaches a neuron, and no error crosses time in an "
+                    "online rule; put the Delay before the synapse, or use rule 'bptt'"
+                )
+        if self.spatial.crosses_spikes:
+            for node in net.hidden:
+                if not net.reaches_output(node):
+                    raise TopologyMismatch(
+                        f"every way from {node} to the output passes a delay, and spatial back-propagation stays "
+                        "within a step; use direct feedback (spatial 'dfa', 'dkp', 'opzo'), or rule 'bptt'"
+                    )
+
+
+class Posts:
+    """Gathers the postsynaptic factors of one chunk: what heads bring through the graph, and what credit adds."""
+
+    def __init__(self, record: Record, sink: Sink):
+        self.record, self.sink, self.net = record, sink, record.net
+        self._posts: dict[int, Tensor] = {}
+        self._credits: dict[int, Tensor] = {}
+
+    @property
+    def readout(self) -> list[Node]:
+        """What no spike separates from the output."""
+        hidden = set(self.net.hidden)
+        return [node for node in self._fitted if self.net.reader(node) not in hidden]
+
+    @property
+    def _fitted(self) -> list[Node]:
+        return [
+            n
+            for n in (*self.net.synapses, *self.net.fitted_glue)
+            if n.kind is not Kind.SYNAPSE or n.index in self.record.drives
+        ]
+
+    def teachable(self, head: Head) -> list[Node]:
+        """What the neurons below a head read."""
+        below = set(head.port.below)
+        return [node for node in self._fitted if self.net.reader(node) in below]
+
+    def from_head(self, head: Head, nodes: list[Node]) -> None:
+        """Pulls a head's error back to ``nodes`` and to the parameters of the neurons they feed."""
+        self._pull(head.source, head.seed, nodes)
+        if not head.source.requires_grad:
+            return
+        for neuron in {
+            n for n in map(self.net.reader, nodes) if n is not None and any(True for _ in n.module.parameters())
+        }:
+            spikes = self.record.spikes[neuron.index]
+            if spikes.requires_grad:
+                (credit,) = pull_back(head.source, head.seed, [spikes])
+                if credit is not None:
+                    self._fit_neuron(neuron, credit)
+
+    def credit(self, found: dict[int, Tensor]) -> None:
+        """Adds credit at spikes."""
+        for index, credit in found.items():
+            held = self._credits.get(index)
+            self._credits[index] = credit if held is None else held + credit
+
+    def settle(self) -> Iterator[tuple[Node, Tensor]]:
+        """Credit times slope, pulled back to the next spike and no further; then every synapse with its post."""
+        for index, credit in self._credits.items():
+            neuron, firing = self.net.nodes[index], self.record.firings[index]
+            nodes = [node for node in self._fitted if self.net.reader(node) is neuron]
+            self._pull(self.record.inputs[index], credit * firing.slope, nodes)
+            self._fit_neuron(neuron, credit)
+        for index, post in self._posts.items():
+            yield self.net.nodes[index], post
+
+    def _fit_neuron(self, neuron: Node, credit: Tensor) -> None:
+        module: Any = neuron.module
+        for name, grad in module.parameter_grads(credit, self.record.firings[neuron.index]).items():
+            self.sink.add(module.get_parameter(name), grad)
+
+    def _pull(self, source: Tensor, seed: Tensor, nodes: list[Node]) -> None:
+        synapses = [node for node in nodes if node.kind is Kind.SYNAPSE]
+        weights = [p for node in nodes if node.kind is not Kind.SYNAPSE for p in node.module.parameters()]
+        targets = [self.record.drives[node.index] for node in synapses]
+        grads = pull_back(source, seed, [*targets, *weights])
+        for node, post in zip(synapses, grads, strict=False):
+            if post is not None:
+                held = self._posts.get(node.index)
+                self._posts[node.index] = post if held is None else held + post
+        for parameter, grad in zip(weights, grads[len(synapses) :], strict=True):
+            if grad is not None:
+                self.sink.add(parameter, grad)
+
+
+class OnlineOptions(Choice):
+    """Options of an online rule."""
+
+    temporal: TemporalChoice = Field(description="what a synapse remembers of its input")
+    spatial: SpatialChoice = Field(description="how an error reaches a layer")
+    local: LocalChoice = Field(description="credit from local readouts, on top")
+    schedule: Literal["sequence", "step"] = Field("sequence", description="update once a sequence, or at every step")
+    error_delay: int = Field(0, ge=0, description="steps by which hidden layers receive the error late")
+    norm_over: NormScope = "step"
+
+
+def build(choice: OnlineOptions) -> Online:
+    """An online rule from its options."""
+    return Online(
+        temporals.build(choice.temporal),
+        spatials.build(choice.spatial),
+        locals_.build(choice.local),
+        every_step=choice.schedule == "step",
+        error_delay=choice.error_delay,
+        norms=norms_of(choice.norm_over),
+    )
+
+
+def preset(
+    name: str,
+    summary: str,
+    *,
+    temporal: dict,
+    spatial: dict,
+    local: str = "none",
+    paper: str,
+    published: str,
+    inferred: str,
+) -> None:
+    """Names a cell of the grid after its paper."""
+    rules.register(
+        name,
+        OnlineOptions,
+        build,
+        summary,
+        defaults={"temporal": temporal, "spatial": spatial, "local": {"name": local}},
+        facts={"paper": paper, "published": published, "inferred": inferred},
+    )
+
+
+preset(
+    "online",
+    "any cell of the credit grid: temporal x spatial x local (default: exact OTTT with back-propagation)",
+    temporal={"name": "ottt", "fidelity": "exact"},
+    spatial={"name": "bp"},
+    paper="Xiao et al. 2022",
+    published="see the chosen cell",
+    inferred="see the chosen cell",
+)
