@@ -1,13 +1,31 @@
 """The engine: nodes and networks, signals and traces, draws, sinks, objectives, and the one time loop."""
 
-from onward.core.draws import Draws, KeyedDraws, RecordedDraws
-from onward.core.network import Add, Delay, Feedback, Network, Recurrent, Residual, Scale
-from onward.core.neuron import Firing, Neuron
-from onward.core.objective import MSE, CrossEntropy, Mixed, Objective, PerStep, Readout
-from onward.core.rule import LearningRule, Traits
-from onward.core.run import Outcome, Rates, evaluate, run_sequence
-from onward.core.sequence import Events, Frames, Sequence, Static
-from onward.core.sink import GradSink, Sink
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onward._lazy import lazy
+
+if TYPE_CHECKING:
+    from onward.core.draws import Draws, KeyedDraws, RecordedDraws
+    from onward.core.network import Add, Delay, Feedback, Network, Recurrent, Residual, Scale
+    from onward.core.neuron import Firing, Neuron
+    from onward.core.objective import MSE, CrossEntropy, Mixed, Objective, PerStep, Readout
+    from onward.core.rule import LearningRule, Traits
+    from onward.core.run import Outcome, Rates, evaluate, run_sequence
+    from onward.core.sequence import Events, Frames, Sequence, Static
+    from onward.core.sink import GradSink, Sink
+
+_HOMES = {
+    "onward.core.draws": "Draws KeyedDraws RecordedDraws",
+    "onward.core.network": "Add Delay Feedback Network Recurrent Residual Scale",
+    "onward.core.neuron": "Firing Neuron",
+    "onward.core.objective": "MSE CrossEntropy Mixed Objective PerStep Readout",
+    "onward.core.rule": "LearningRule Traits",
+    "onward.core.run": "Outcome Rates evaluate run_sequence",
+    "onward.core.sequence": "Events Frames Sequence Static",
+    "onward.core.sink": "GradSink Sink",
+}
 
 __all__ = [
     "MSE",
@@ -41,3 +59,9 @@ __all__ = [
     "evaluate",
     "run_sequence",
 ]
+
+__getattr__ = lazy(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -235,6 +235,7 @@ class Network(nn.Module):
         self.nodes: tuple[Node, ...] = tuple(build.nodes)
         self._release = self._last_uses()
         self._readers = [self._first_reader(node) for node in self.nodes]
+        self._wakes = self._first_steps()
 
     @property
     def synapses(self) -> list[Node]:
@@ -307,6 +308,10 @@ class Network(nn.Module):
                 frontier += self.nodes[index].inputs
         return None
 
+    def wakes(self, node: Node) -> int:
+        """The first time step at which a signal reaches ``node``: 1 behind a delay that closes a cycle, else 0."""
+        return self._wakes[node.index]
+
     def closes_cycle(self, node: Node) -> bool:
         """Whether ``node`` is a delay that reads a node visited after it."""
         return node.kind is Kind.DELAY and node.inputs[0] > node.index
@@ -339,6 +344,12 @@ class Network(nn.Module):
                     return later.index
                 reached.add(later.index)
         return None
+
+    def _first_steps(self) -> list[int]:
+        steps: list[int] = []
+        for node in self.nodes:
+            steps.append(1 if self.closes_cycle(node) else min((steps[i] for i in node.inputs), default=0))
+        return steps
 
     def _reached_back(self, index: int) -> set[int]:
         """``index`` and what reaches it through glue alone, the synapses and neurons at the far end included."""

@@ -84,7 +84,7 @@ class GradSink(Sink):
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
         """See `Sink.add`."""
         held = self._extra.get(parameter)
-        self._extra[parameter] = grad.clone() if held is None else held.add_(grad)
+        self._extra[parameter] = grad.to(parameter.dtype, copy=True) if held is None else held.add_(grad)
 
     def flush(self) -> None:
         """See `Sink.flush`."""

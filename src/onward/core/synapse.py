@@ -102,7 +102,7 @@ class VjpOps(SynapseOps):
 
     def apply(self, module: nn.Module, params: Params, x: Tensor) -> Tensor:
         """See `SynapseOps.apply`."""
-        return torch.func.functional_call(module, dict(params), (x,), tie_weights=False)
+        return _with(module, params)(x)
 
     def transpose(self, module: nn.Module, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""
@@ -121,6 +121,14 @@ class VjpOps(SynapseOps):
         if "bias" in into:
             others = [d for d in range(post.dim()) if d != (1 if into["bias"].dim() == 1 else None)]
             into["bias"].add_(post.sum(others).view_as(into["bias"]))
+
+
+def _with(module: nn.Module, params: Params) -> nn.Module:
+    """``module`` as its plain class, computing with ``params``: parametrized weights cannot be set from outside."""
+    kind = parametrize.type_before_parametrizations(module)
+    twin = kind.__new__(kind)
+    vars(twin).update(vars(module), _parameters={**module._parameters, **params})
+    return twin
 
 
 _OPS: dict[type[nn.Module], SynapseOps] = {

@@ -16,7 +16,7 @@ def trace(x: Tensor, decay: float, carry: Carry, owner: str) -> Tensor:
     if decay == 0:
         return x
     values = leaky_scan(x, carry.traces.get(owner), decay)
-    carry.traces[owner] = values[-1]
+    carry.traces[owner] = values[-1].clone()  # a view would keep the whole chunk alive
     return values
 
 

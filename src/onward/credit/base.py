@@ -57,6 +57,8 @@ class Head:
 class Temporal(ABC):
     """Decides *pre*: what of a synapse's past input takes part."""
 
+    stochastic: bool = False
+
     def check(self, steps: int) -> None:
         """Raises `TopologyMismatch` when sequences of ``steps`` cannot be served."""
         for _ in self.runs(0, steps, Context(KeyedDraws(0), torch.zeros(1, dtype=torch.int64), 0, steps, 1)):
@@ -76,7 +78,7 @@ class Temporal(ABC):
 
     @abstractmethod
     def bias_post(self, net: Network, node: Node, post: Tensor, start: int) -> Tensor | None:
-        """What replaces ``post`` for the bias; None when nothing does."""
+        """What replaces ``post`` for the bias, which acted for ``start`` steps before; None when nothing does."""
 
     @abstractmethod
     def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
@@ -181,6 +183,8 @@ class Quiet(Spatial):
 
 class Local(nn.Module, ABC):
     """Adds credit from readouts of the layers themselves."""
+
+    stochastic: bool = False
 
     @abstractmethod
     def allocate(self, net: Network, sizes: dict[int, Size], classes: int, draws: Draws) -> list[Port]:

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Size, Tensor, nn
 
 from onward.core.draws import Draws, Key, Uniform
+from onward.core.errors import TopologyMismatch
 from onward.core.interpret import Record, rowwise
 from onward.core.network import Network, Node
 from onward.core.objective import Objective
@@ -68,7 +69,7 @@ class Probe(nn.Module):
 
     def read(self, spikes: Tensor) -> Tensor:
         """r = R s + c on ``[K, B, ...]``."""
-        return rowwise(lambda s: F.linear(self.pooled(s), self.weight.detach(), self.bias.detach()), spikes)
+        return rowwise(lambda s: F.linear(self.pooled(s), self.weight.detach().to(s), self.bias.detach().to(s)), spikes)
 
     def adjoint(self, error: Tensor, spikes: Tensor) -> Tensor:
         """R^T e in the shape of the spikes."""
@@ -79,6 +80,8 @@ class Probe(nn.Module):
 
 class LocalLearning(Local):
     """LL: every hidden layer has a readout; see the module's docstring."""
+
+    stochastic = True
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
@@ -127,6 +130,8 @@ class LocalLearning(Local):
 class IntermediateGlobal(Local):
     """LL + IGL: the readout of layer ``position`` (default: the middle one) teaches the layers below it."""
 
+    stochastic = True
+
     def __init__(self, weight: float = 1.0, position: int | None = None):
         super().__init__()
         self.ll = LocalLearning(weight)
@@ -138,7 +143,11 @@ class IntermediateGlobal(Local):
         self.ll.allocate(net, sizes, classes, draws)
         hidden = net.hidden
         k = len(hidden) // 2 if self.position is None else self.position
-        k = min(max(k, 0), len(hidden) - 1)
+        if k >= len(hidden):
+            raise TopologyMismatch(
+                f"intermediate global learning was asked for at hidden layer {k}, counted from 0, and the network "
+                f"has {len(hidden)} hidden layers; lower rule.local.position"
+            )
         self._ports = [(hidden[k], Port(f"probe_{hidden[k].index}", classes, tuple(hidden[:k])))]
         return [port for _, port in self._ports]
 
@@ -153,7 +162,8 @@ class IntermediateGlobal(Local):
             probe, spikes = self.ll.probe(node), record.spikes[node.index]
             noisy = probe.read(record.sent[node.index].detach())
             error = self.ll.error(record, noisy, y, objective)
-            losses = objective.step_losses(noisy, y, record.context.steps) / record.context.samples
+            scale = self.ll.weight / record.context.samples
+            losses = objective.step_losses(noisy, y, record.context.steps) * scale
             seed = self.ll.weight * probe.adjoint(error, spikes)
             found.append(Head(port, noisy, self.ll.weight * error, losses, spikes, seed))
         return found
@@ -169,7 +179,7 @@ class IntermediateOptions(LocalOptions):
     """Options of intermediate global learning."""
 
     position: int | None = Field(
-        None, description="hidden layer whose readout teaches those below (from 0; default: middle)"
+        None, ge=0, description="hidden layer whose readout teaches those below (from 0; default: middle)"
     )
 
 

@@ -72,7 +72,7 @@ class FeedbackAlignment(Mirrored):
 
     def mirror(self, node: Node, params: Params) -> Params:
         """See `Mirrored.mirror`."""
-        return {"weight": self.get_buffer(f"b{node.index}")}
+        return {"weight": self.get_buffer(f"b{node.index}").to(params["weight"].dtype)}
 
 
 class SignSymmetric(Mirrored):

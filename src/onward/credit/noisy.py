@@ -28,7 +28,9 @@ class Noisy(Spatial, ABC):
         self._noisy: frozenset[int] = frozenset()
 
     def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
-        """Marks the hidden neurons."""
+        """Marks the hidden neurons; raises `TopologyMismatch` for one that noise cannot enter."""
+        for node in net.hidden:
+            self.perturbation.site.check(node)
         self._noisy = frozenset(node.index for node in net.hidden)
 
     def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class OPZO(Noisy):
         self.options = options
         self.max_chunk = 1 if options.per == "step" or perturbation.schedule.mirrored else None
         self._maps: list[tuple[Node, Port, bool]] = []
+        self._averages: list[str] = []
         self._read: dict[str, Tensor] = {}
         self.register_buffer("sequences", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -75,14 +76,17 @@ class OPZO(Noisy):
         """M starts at zero, as two halves (one per half of every batch) whose mean it is."""
         super().allocate(net, sizes, ports, draws)
         dtype = torch.promote_types(next(net.parameters()).dtype, torch.float32)
-        self._maps = []
+        self._maps, self._averages = [], []
+        self.get_buffer("sequences").zero_()
+        self.get_buffer("steps").zero_()
         for port in ports:
-            self.register_buffer(f"mean_{port.key}", torch.zeros(port.width, dtype=dtype))
+            if self.options.baseline:
+                self._average(_mean(port), torch.zeros(port.width, dtype=dtype))
             for node in port.below:
                 shared = self._shares(sizes[node.index])
                 rows = sizes[node.index][0] if shared else sizes[node.index].numel()
                 self._maps.append((node, port, shared))
-                self.register_buffer(slot(node, port), torch.zeros(2, rows, port.width, dtype=dtype))
+                self._average(slot(node, port), torch.zeros(2, rows, port.width, dtype=dtype))
 
     def matrix(self, node: Node, port: Port) -> Tensor:
         """M ``[n, m]`` as `credit` reads it."""
@@ -93,12 +97,13 @@ class OPZO(Noisy):
         return self._read[name]
 
     def begin(self, context: Context, sink: Sink) -> None:
-        """M is read afresh."""
+        """Counts the sequence; M is read afresh."""
+        self.sequences += 1
         self._read = {}
 
     def teaches(self) -> bool:
         """See `Spatial.teaches`."""
-        return self.options.warmup == 0 or int(self.sequences) >= self.options.warmup
+        return self.options.warmup == 0 or int(self.sequences) > self.options.warmup
 
     def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
         """g = M e."""
@@ -120,22 +125,19 @@ class OPZO(Noisy):
         outs = self._outputs(heads, again)
         kept = carry.sums.get("steps", torch.zeros((), dtype=torch.int64)) + len(record.out)
         carry.sums["steps"] = kept
+        if self.options.baseline:
+            outs = {head.port.key: self._centred(head.port, outs[head.port.key], carry) for head in heads}
         for node, port, shared in self._maps:
-            o = self._aged(outs[port.key])
+            o = self._aged(outs[port.key]) * self._factor
             z = record.noise[node.index]
             z = z.flatten(3).mean(3) if shared else z.flatten(2)
-            product = _by_halves(z.to(o), o)
-            name = slot(node, port)
-            held = carry.sums.get(name)
-            carry.sums[name] = product if held is None else held * self.options.rho ** len(o) + product
+            self._gather(carry, slot(node, port), _by_halves(z.to(o), o, int(self.sequences) % 2), len(o))
         if self.options.per == "step":
             self._absorb(carry)
 
     def finish(self, carry: Carry, context: Context) -> None:
         """See `Spatial.finish`."""
         self._absorb(carry)
-        self.sequences += 1
-        self._read = {}
 
     def reliability(self) -> dict[str, float]:
         """Split-half reliability of each M: how alike the two halves are, stepped up to the whole (Spearman-Brown)."""
@@ -168,55 +170,73 @@ class OPZO(Noisy):
         return self.options.correct_start and self.options.rho < 1
 
     @property
+    def _factor(self) -> float:
+        """c."""
+        return 1 / self.perturbation.alpha if self.options.inverse_alpha else 1.0
+
+    @property
     def _frozen(self) -> bool:
         after = self.options.freeze_after
-        return after is not None and int(self.sequences) >= after
+        return after is not None and int(self.sequences) > after
 
     def _shares(self, size: Size) -> bool:
         large = self.options.sharing == "auto" and size.numel() > DENSE_UNITS
         return len(size) > 1 and (large or self.options.sharing == "channel")
 
     def _outputs(self, heads: list[Head], again: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What meets the noise at each port: the readout, its central difference, or its distance from a mean."""
+        """What meets the noise at each port: the readout, or its central difference."""
         outs = {head.port.key: head.out for head in heads}
-        if self.perturbation.schedule.mirrored:
-            self.sign = -1
-            try:
-                mirror = again()
-            finally:
-                self.sign = 1
-            outs = {key: (out - mirror[key]) / 2 for key, out in outs.items()}
-        if self.options.baseline:
-            outs = {key: self._centred(key, out) for key, out in outs.items()}
-        return outs
+        if not self.perturbation.schedule.mirrored:
+            return outs
+        self.sign = -1
+        try:
+            mirror = again()
+        finally:
+            self.sign = 1
+        return {key: (out - mirror[key]) / 2 for key, out in outs.items()}
 
-    def _centred(self, key: str, out: Tensor) -> Tensor:
-        mean = self.get_buffer(f"mean_{key}")
-        centred = out - mean.to(out)
-        mean.lerp_(out.mean((0, 1)).to(mean), 1 - self.options.rho ** len(out))
-        return centred
+    def _centred(self, port: Port, out: Tensor, carry: Carry) -> Tensor:
+        """The distance from the running mean, which moves when M does: chunks change no number."""
+        self._gather(carry, _mean(port), self._aged(out).mean(1).sum(0), len(out))
+        return out - self.get_buffer(_mean(port)).to(out)
 
     def _aged(self, o: Tensor) -> Tensor:
-        """rho^(K - 1 - k) o[k], times c."""
-        scale = 1 / self.perturbation.alpha if self.options.inverse_alpha else 1.0
+        """rho^(K - 1 - k) o[k]."""
         ages = torch.arange(len(o) - 1, -1, -1, device=o.device, dtype=torch.float64)
-        return o * (scale * self.options.rho**ages).to(o)[:, None, None]
+        return o * (self.options.rho**ages).to(o)[:, None, None]
+
+    def _average(self, name: str, start: Tensor) -> None:
+        """Keeps a running average of momentum rho."""
+        self.register_buffer(name, start)
+        self._averages.append(name)
+
+    def _gather(self, carry: Carry, name: str, amount: Tensor, steps: int) -> None:
+        """Adds a chunk to what an average will absorb."""
+        held = carry.sums.get(name)
+        carry.sums[name] = amount if held is None else held * self.options.rho**steps + amount
 
     def _absorb(self, carry: Carry) -> None:
         if "steps" not in carry.sums:
             return
         steps = int(carry.sums.pop("steps"))
-        for node, port, _ in self._maps:
-            name = slot(node, port)
-            m = self.get_buffer(name)
-            m.mul_(self.options.rho**steps).add_(carry.sums.pop(name).to(m), alpha=1 - self.options.rho)
+        for name in self._averages:
+            average = self.get_buffer(name)
+            average.mul_(self.options.rho**steps).add_(carry.sums.pop(name).to(average), alpha=1 - self.options.rho)
         self.steps += steps
         self._read = {}
 
 
-def _by_halves(z: Tensor, o: Tensor) -> Tensor:
-    """sum z o^T over time and each half of the batch ``[2, n, m]``, scaled so that their mean is sum / B."""
-    half, scale = z.shape[1] // 2, 2 / z.shape[1]
+def _mean(port: Port) -> str:
+    """The attribute that holds the running mean of a port's outputs."""
+    return f"mean_{port.key}"
+
+
+def _by_halves(z: Tensor, o: Tensor, odd: int) -> Tensor:
+    """sum z o^T over time and each half of the batch ``[2, n, m]``, scaled so that their mean is sum / B.
+
+    The sample that an odd batch has over goes to the half called ``odd``: they take turns.
+    """
+    half, scale = (z.shape[1] + 1 - odd) // 2, 2 / z.shape[1]
     parts = [(z[:, :half], o[:, :half]), (z[:, half:], o[:, half:])]
     return torch.stack([scale * (a.flatten(0, 1).T @ b.flatten(0, 1)) for a, b in parts])
 

@@ -18,10 +18,12 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
 from onward.core.draws import Gaussian, Key, Law, Rademacher, Sphere
+from onward.core.errors import TopologyMismatch
 from onward.core.interpret import Record
 from onward.core.network import Node
 from onward.core.registry import Choice, Registry
 from onward.core.signal import Context
+from onward.neurons import AdaptiveLIF, Affine, SoftReset
 
 
 class Schedule(ABC):
@@ -134,6 +136,10 @@ class Site(ABC):
     """Where noise enters a neuron."""
 
     @abstractmethod
+    def check(self, node: Node) -> None:
+        """Raises `TopologyMismatch` for a neuron that noise cannot enter here."""
+
+    @abstractmethod
     def before(self, node: Node, drive: Tensor, perturbation: Perturbation, record: Record) -> Tensor:
         """The drive that the neuron integrates."""
 
@@ -144,6 +150,9 @@ class Site(ABC):
 
 class After(Site):
     """On the activity: s + alpha z is sent."""
+
+    def check(self, node: Node) -> None:
+        """See `Site.check`: any neuron will do."""
 
     def before(self, node: Node, drive: Tensor, perturbation: Perturbation, record: Record) -> Tensor:
         """See `Site.before`."""
@@ -157,6 +166,9 @@ class After(Site):
 class Before(Site):
     """On the membrane: alpha z is part of the drive, persists and leaks; signals stay binary."""
 
+    def check(self, node: Node) -> None:
+        """See `Site.check`: any neuron will do."""
+
     def before(self, node: Node, drive: Tensor, perturbation: Perturbation, record: Record) -> Tensor:
         """See `Site.before`."""
         return torch.add(drive, record.noise[node.index], alpha=perturbation.alpha)
@@ -168,6 +180,15 @@ class Before(Site):
 
 class Firing(Site):
     """On the firing decision alone: what alpha z added is taken out of the (softly reset) membrane a step later."""
+
+    def check(self, node: Node) -> None:
+        """See `Site.check`: the membrane must hand its drive on unchanged but for the leak."""
+        membrane = node.module.membrane if isinstance(node.module, AdaptiveLIF) else node.module
+        if not isinstance(membrane, Affine) or not isinstance(membrane.reset, SoftReset):
+            raise TopologyMismatch(
+                f"noise on the firing decision alone needs a neuron with a soft reset and one membrane, and {node} is "
+                f"{type(node.module).__name__}({node.module.extra_repr()}); choose position 'after' or 'before'"
+            )
 
     def before(self, node: Node, drive: Tensor, perturbation: Perturbation, record: Record) -> Tensor:
         """See `Site.before`."""

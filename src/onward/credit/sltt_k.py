@@ -22,6 +22,8 @@ from onward.credit.sltt import Instantaneous
 class SLTTK(Instantaneous):
     """Instantaneous credit at K steps."""
 
+    stochastic = True
+
     def __init__(self, k: int, rescale: bool = False):
         self.k, self.rescale = k, rescale
 

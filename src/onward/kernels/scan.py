@@ -25,4 +25,4 @@ def leaky_scan(x: Tensor, start: Tensor | None, decay: float) -> Tensor:
 def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` ``[K, ...]`` delayed by ``len(past)`` steps: the delayed chunk, and what waits for the next one."""
     line = torch.cat([past, x])
-    return line[: len(x)], line[len(x) :]
+    return line[: len(x)], line[len(x) :].clone()

@@ -16,7 +16,7 @@ from onward.core.registry import Choice, Registry
 from onward.models.layers import Stack, build_layers
 from onward.weights import ACTIVATION_SCALE
 
-__all__ = ["ModelChoice", "Stack", "build_layers", "models"]
+__all__ = ["ModelChoice", "Stack", "build", "build_layers", "models"]
 
 MakeNeuron = Callable[[], Neuron]
 CONV5 = "128C3-AP2-256C3-AP2-512C3-AP2-512C3-FC"
@@ -158,5 +158,7 @@ models.register("vgg", ConvOptions, _vgg, f"OTTT's VGG: {VGG}, standardised weig
 models.register(
     "vgg-f", ConvOptions, _vgg_f, "OTTT's VGG with delayed feedback from the last spiking layer to the first"
 )
+
+build = models.build
 
 ModelChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(models.parse)]

@@ -115,3 +115,5 @@ neurons.register(
     lambda c: AdaptiveLIF(_leaky(c), c.adaptation, c.adaptation_decay),
     "LIF whose threshold rises with every spike",
 )
+
+build = neurons.build

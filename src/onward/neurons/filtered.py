@@ -14,7 +14,7 @@ def _filter(x: Tensor, start: Tensor, decay: float) -> Tensor:
     """`leaky_scan` as a function that autograd can follow."""
     steps, y = [], start
     for x_t in x.unbind(0):
-        y = decay * y + x_t
+        y = torch.add(x_t, y, alpha=decay)
         steps.append(y)
     return torch.stack(steps)
 
@@ -52,7 +52,7 @@ class LI(Neuron):
     def scan(self, x: Tensor, state: State) -> Firing:
         """See `Neuron.scan`."""
         y = leaky_scan(x * self.gain, state[0], self._decay)
-        return Firing(y, torch.full_like(y, self.gain), y, (y[-1],))
+        return Firing(y, torch.full_like(y, self.gain), y, (y[-1].clone(),))
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
@@ -97,7 +97,7 @@ class CubaLIF(Neuron):
         """See `Neuron.scan`."""
         current = leaky_scan(x, state[0], self.current_decay)
         firing = self.membrane.scan(current, state[1:])
-        return firing._replace(state=(current[-1], *firing.state))
+        return firing._replace(state=(current[-1].clone(), *firing.state))
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""

@@ -8,7 +8,9 @@ from pkgutil import iter_modules
 
 from onward.rules.registry import RuleChoice, rules
 
-__all__ = ["RuleChoice", "rules"]
+__all__ = ["RuleChoice", "build", "rules"]
+
+build = rules.build
 
 
 def _discover() -> None:

@@ -85,7 +85,7 @@ class Online(LearningRule):
             memory="O(1)",
             per_step_error=True,
             weight_transport=s.weight_transport,
-            stochastic=s.stochastic,
+            stochastic=s.stochastic or self.temporal.stochastic or self.local.stochastic,
             perturbs=s.perturbs,
             max_chunk=1 if self.every_step else s.max_chunk,
             updates="step" if self.every_step else "sequence",
@@ -173,7 +173,7 @@ class Online(LearningRule):
 
     def _deposit(self, lesson: Lesson, record: Record, pres: dict[int, Tensor], heads: list[Head]) -> None:
         """Turns errors into credit, credit into posts, posts and pres into deposits."""
-        posts = Posts(record, lesson.sink)
+        posts = Posts(record, lesson.sink, self.spatial.crosses_spikes)
         if self.error_delay:
             posts.from_head(heads[0], posts.readout)
             heads = [self._late(lesson.carry, head) for head in heads]
@@ -186,7 +186,7 @@ class Online(LearningRule):
             posts.credit(self.spatial.credit(record, head))
         posts.credit(self.local.look(record, lesson.y, lesson.objective, lesson.sink))
         for node, post in posts.settle():
-            bias = self.temporal.bias_post(lesson.net, node, post, record.start)
+            bias = self.temporal.bias_post(lesson.net, node, post, record.start - lesson.net.wakes(node))
             lesson.sink.deposit(node, pres[node.index], post, bias)
         self.spatial.learn(record, heads, lambda node: self._spike_trace(lesson, record, node), lesson.sink)
 
@@ -206,8 +206,9 @@ class Online(LearningRule):
         for node in net.synapses:
             if net.reader(node) is None and not net.exposed(node):
                 raise TopologyMismatch(
-                    f"the drive of {node} passes a delay before it reaches a neuron, and no error crosses time in an "
-                    "online rule; put the Delay before the synapse, or use rule 'bptt'"
+                    f"the drive of {node} passes a delay or another synapse before it reaches a neuron, and an online "
+                    "rule takes credit from the next neuron of the same step; put the Delay before the synapse, a "
+                    "neuron between the synapses, or use rule 'bptt'"
                 )
         if self.spatial.crosses_spikes:
             for node in net.hidden:
@@ -221,8 +222,8 @@ class Online(LearningRule):
 class Posts:
     """Gathers the postsynaptic factors of one chunk: what heads bring through the graph, and what credit adds."""
 
-    def __init__(self, record: Record, sink: Sink):
-        self.record, self.sink, self.net = record, sink, record.net
+    def __init__(self, record: Record, sink: Sink, crosses_spikes: bool):
+        self.record, self.sink, self.net, self.crosses_spikes = record, sink, record.net, crosses_spikes
         self._posts: dict[int, Tensor] = {}
         self._credits: dict[int, Tensor] = {}
 
@@ -241,9 +242,10 @@ class Posts:
         ]
 
     def teachable(self, head: Head) -> list[Node]:
-        """What the neurons below a head read."""
+        """What the neurons below a head read, as far as the head's graph leads there."""
         below = set(head.port.below)
-        return [node for node in self._fitted if self.net.reader(node) in below]
+        fed = [node for node in self._fitted if self.net.reader(node) in below]
+        return fed if self.crosses_spikes else [node for node in fed if self.net.exposed(node)]
 
     def from_head(self, head: Head, nodes: list[Node]) -> None:
         """Pulls a head's error back to ``nodes`` and to the parameters of the neurons they feed."""

@@ -1,0 +1,1 @@
+"""Benchmarks and recipes: every number in the documentation comes from a command in this folder."""

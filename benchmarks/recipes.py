@@ -1,0 +1,147 @@
+"""Runs a recipe: every row with every seed, then a table; ``--write`` puts the results into the recipe's file.
+
+    python -m benchmarks.recipes recipes/mnist-mlp.toml [--rows BP OPZO] [--seeds 0 1] [--jobs 2] [--write]
+
+A recipe is a configuration that ``onward train RECIPE`` accepts. Its table ``[recipe]`` lists rows (flags on top of
+the configuration), seeds, and what must come out. Each training is one ``onward train --json`` process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import mean
+
+MARK = "# Results, written by `python -m benchmarks.recipes`."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the recipe's table; ``evaluate`` are data of which the test accuracy is reported as well."""
+
+    label: str
+    flags: tuple[str, ...]
+    evaluate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Test accuracies in percent, one a seed."""
+
+    label: str
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    seconds: float
+    samples: int = 10_000
+
+    @property
+    def line(self) -> str:
+        """A line of the table."""
+        spread = f"{min(self.accuracies):.2f} to {max(self.accuracies):.2f}"
+        return f"| {self.label} | {mean(self.accuracies):.2f} | {spread} | {len(self.seeds)} | {self.seconds:.0f} |"
+
+
+def read(path: Path) -> tuple[dict, list[Row]]:
+    """The table ``[recipe]`` of a file, and its rows."""
+    recipe = tomllib.loads(path.read_text())["recipe"]
+    rows = [Row(r["label"], tuple(r.get("flags", ())), tuple(r.get("evaluate", ()))) for r in recipe["row"]]
+    return recipe, rows
+
+
+def onward(*arguments: str, threads: int) -> dict:
+    """The last line of ``onward ARGUMENTS --json``."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "onward.cli", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(path: Path, row: Row, seed: int, threads: int) -> list[tuple[str, float, float, int]]:
+    """Trains one row with one seed; returns label, accuracy, seconds and samples of its own test and of further data."""
+    said = onward("train", str(path), *row.flags, "--seed", str(seed), threads=threads)
+    found = [(row.label, said["test_accuracy"], said["seconds"], 10_000)]
+    for data in row.evaluate:
+        told = onward("eval", said["run"], "--data", os.path.expandvars(data), threads=threads)
+        found.append((f"{row.label} on {Path(data).name}", told["test_accuracy"], 0.0, told["samples"]))
+    print(f"{row.label}, seed {seed}: " + ", ".join(f"{a:.2f} %" for _, a, *_ in found), file=sys.stderr, flush=True)
+    return found
+
+
+def collect(path: Path, rows: list[Row], seeds: list[int], jobs: int, threads: int) -> list[Result]:
+    """All trainings, ``jobs`` at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [(seed, pool.submit(run, path, row, seed, threads)) for row in rows for seed in seeds]
+        flat = [(seed, *found) for seed, future in futures for found in future.result()]
+    labels = list(dict.fromkeys(label for _, label, *_ in flat))
+    grouped = {label: [line for line in flat if line[1] == label] for label in labels}
+    return [
+        Result(
+            label,
+            tuple(line[0] for line in lines),
+            tuple(line[2] for line in lines),
+            mean(line[3] for line in lines),
+            lines[0][4],
+        )
+        for label, lines in grouped.items()
+    ]
+
+
+def machine() -> str:
+    """The class of machine: cores and architecture, nothing that names it."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, CPU"
+
+
+def write(path: Path, results: list[Result], threads: int) -> None:
+    """Replaces the results in the recipe's file; rows that were not run again stay."""
+    text = path.read_text()
+    head = text.split(MARK)[0].rstrip()
+    held = {entry["label"]: entry for entry in tomllib.loads(text)["recipe"].get("result", [])}
+    for result in results:
+        held[result.label] = {
+            "label": result.label,
+            "seeds": list(result.seeds),
+            "accuracies": [round(a, 2) for a in result.accuracies],
+            "mean": round(mean(result.accuracies), 2),
+            "samples": result.samples,
+            "seconds": round(result.seconds),
+            "date": date.today().isoformat(),
+            "machine": f"{machine()}, {threads} thread(s) a run",
+        }
+    lines = [head, "", MARK]
+    for entry in held.values():
+        lines += ["", "[[recipe.result]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--rows", nargs="*", help="labels of the rows to run; default: all")
+    parser.add_argument("--seeds", nargs="*", type=int, help="default: the recipe's")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each training")
+    parser.add_argument("--write", action="store_true", help="put the results into the recipe's file")
+    asked = parser.parse_args()
+    recipe, rows = read(asked.recipe)
+    chosen = [row for row in rows if not asked.rows or row.label in asked.rows]
+    results = collect(asked.recipe, chosen, asked.seeds or recipe["seeds"], asked.jobs, asked.threads)
+    print("| row | mean % | range | seeds | seconds a run |\n|---|---|---|---|---|")
+    print("\n".join(result.line for result in results))
+    if asked.write:
+        write(asked.recipe, results, asked.threads)
+
+
+if __name__ == "__main__":
+    main()

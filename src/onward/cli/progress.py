@@ -1,0 +1,181 @@
+"""Training as it goes: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Started, Warned
+
+REFRESH_SECONDS, LINE_SECONDS, ROWS = 0.2, 10.0, 12
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[OnEvent]:
+    """A callback that shows events on ``console`` while the context lasts."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield Board(console, live)
+
+
+class View(ABC):
+    """Follows a run, and shows it when something worth showing has happened."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.start = Started("", 0, 0, 0, None)
+        self.began = self.shown = perf_counter()
+
+    def __call__(self, event: Event) -> None:
+        """Takes in one event."""
+        match event:
+            case Started():
+                self.start, self.began, self.shown = event, perf_counter(), perf_counter()
+                self.started()
+            case BatchDone():
+                self.batch(event)
+            case EpochDone():
+                self.epoch(event)
+            case Warned():
+                self.say(f"warning: {event.text}")
+            case Ended():
+                self.say(f"ended: {event.reason}")
+
+    @abstractmethod
+    def started(self) -> None:
+        """A run began; its description is in ``self.start``."""
+
+    @abstractmethod
+    def batch(self, event: BatchDone) -> None:
+        """A mini-batch was learned."""
+
+    @abstractmethod
+    def epoch(self, event: EpochDone) -> None:
+        """An epoch ended."""
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        self.console.print(text, style="yellow", soft_wrap=True)
+
+    def due(self, seconds: float) -> bool:
+        """Whether that much time has passed since it last was."""
+        now = perf_counter()
+        if now - self.shown < seconds:
+            return False
+        self.shown = now
+        return True
+
+    def eta(self, event: BatchDone) -> str:
+        """Time left, at the pace so far."""
+        done = event.epoch * self.start.batches + event.batch
+        left = (perf_counter() - self.began) * (self.start.epochs * self.start.batches - done) / done
+        return clock(left)
+
+    def heading(self) -> str:
+        """The run in a line."""
+        return f"{self.start.title}: {self.start.parameters:,} parameters, {self.start.epochs} epochs"
+
+
+class Lines(View):
+    """One line an epoch, and one every ten seconds between."""
+
+    def started(self) -> None:
+        """See `View.started`."""
+        self.console.print(self.heading())
+
+    def batch(self, event: BatchDone) -> None:
+        """See `View.batch`."""
+        if self.due(LINE_SECONDS):
+            place = f"epoch {event.epoch + 1}/{self.start.epochs} batch {event.batch}/{self.start.batches}"
+            numbers = f"loss {event.loss:.4f} accuracy {event.accuracy:.2f} %"
+            pace = f"{event.samples_per_second:,.0f} samples/s ETA {self.eta(event)}"
+            self._line(f"{place} {numbers} {pace} rates {_rates(event.rates)}")
+
+    def epoch(self, event: EpochDone) -> None:
+        """See `View.epoch`."""
+        numbers = f"loss {event.loss:.4f} accuracy {event.accuracy:.2f} %"
+        judged = f" {event.judged_on} {event.score.accuracy:.2f} %" if event.score else ""
+        pace = f"{event.samples_per_second:,.0f} samples/s rates {_rates(event.rates)}"
+        self._line(f"epoch {event.epoch}/{self.start.epochs} {numbers}{judged} {pace}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+
+class Board(View):
+    """A live table: past epochs, the present one, firing rates, time left."""
+
+    def __init__(self, console: Console, live: Live):
+        super().__init__(console)
+        self.live, self.past, self.table = live, list[EpochDone](), Table()
+
+    def started(self) -> None:
+        """See `View.started`."""
+        if self.past:
+            self.console.print(self.table)
+        self.past = []
+        self.live.update(Text(self.heading()), refresh=True)
+
+    def batch(self, event: BatchDone) -> None:
+        """See `View.batch`."""
+        if self.due(REFRESH_SECONDS):
+            self.live.update(Group(self._table(event), self._status(event)), refresh=True)
+
+    def epoch(self, event: EpochDone) -> None:
+        """See `View.epoch`."""
+        self.past.append(event)
+        self.table = self._table(None)
+        self.live.update(self.table, refresh=True)
+
+    def _table(self, now: BatchDone | None) -> Table:
+        judged = self.past[-1].judged_on if self.past else "test"
+        table = Table(title=self.heading(), title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for name in ("epoch", "loss", "accuracy", judged, "samples/s", "firing rates"):
+            table.add_column(name, justify="left" if name in ("epoch", "firing rates") else "right")
+        for event in self.past[-ROWS:]:
+            scored = f"{event.score.accuracy:.2f} %" if event.score else ""
+            table.add_row(*self._cells(event.epoch, event, scored))
+        if now is not None:
+            table.add_row(*self._cells(now.epoch + 1, now, ""), style="bold")
+        return table
+
+    def _cells(self, number: int, event: BatchDone | EpochDone, judged: str) -> tuple[str, ...]:
+        return (
+            f"{number}/{self.start.epochs}",
+            f"{event.loss:.4f}",
+            f"{event.accuracy:.2f} %",
+            judged,
+            f"{event.samples_per_second:,.0f}",
+            _rates(event.rates),
+        )
+
+    def _status(self, event: BatchDone) -> RenderableType:
+        row = Table.grid(padding=(0, 2, 0, 0))
+        bar = ProgressBar(total=self.start.batches, completed=event.batch, width=40)
+        row.add_row(bar, f"batch {event.batch}/{self.start.batches}", f"ETA {self.eta(event)}")
+        return row
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``1:05`` or ``2:01:05``.
+
+    >>> clock(65), clock(7265)
+    ('1:05', '2:01:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return " ".join(f"{name}: {rate:.3f}" for name, rate in rates.items())

@@ -1,0 +1,40 @@
+"""``onward train``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from onward.cli import INTERRUPTED
+from onward.cli.fields import show_fields
+from onward.cli.output import Json, console, emit
+from onward.cli.progress import progress
+from onward.train import Summary, parse_tokens
+from onward.train import train as run
+
+USAGE = "onward train [RECIPE.toml] [--json] [--FIELD VALUE ...]"
+
+Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
+
+
+def train(*tokens: Tokens, json: Json = False, help: Help = False) -> int:
+    """Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST."""
+    config = parse_tokens(tokens)
+    out = console(json)
+    if help:
+        show_fields(out, config, USAGE)
+        return 0
+    with progress(out) as on_event:
+        summary = run(config, on_event)
+    out.print(_closing(summary), soft_wrap=True)
+    emit(json, asdict(summary))
+    return INTERRUPTED if summary.interrupted else 0
+
+
+def _closing(summary: Summary) -> str:
+    if summary.test_accuracy is None:
+        return f"Not tested. What was learned is in {summary.run}"
+    return f"Test accuracy {summary.test_accuracy:.2f} % ({summary.reported}). The run is in {summary.run}"

@@ -1,0 +1,55 @@
+"""Data: named sets, files and arrays of one's own, event recordings, mini-batches, augmentation."""
+
+from onward.data.arrays import ArrayDataset, FramesLayout, Layout, Scale, StaticLayout, from_torch
+from onward.data.augment import Augmentation, Change, Flip, PadCrop
+from onward.data.binning import (
+    Binary,
+    Binning,
+    ByDuration,
+    Counts,
+    EventDataset,
+    FixedWidth,
+    Reading,
+    event_dataset,
+)
+from onward.data.catalogue import Listing, augmentation, datasets, listing, load, open_file
+from onward.data.dataset import Batch, Dataset, Split, Subset, spread
+from onward.data.loader import Augment, Loader
+from onward.data.recordings import Recordings, read_recordings, write_recordings
+
+__all__ = [
+    "ArrayDataset",
+    "Augment",
+    "Augmentation",
+    "Batch",
+    "Binary",
+    "Binning",
+    "ByDuration",
+    "Change",
+    "Counts",
+    "Dataset",
+    "EventDataset",
+    "FixedWidth",
+    "Flip",
+    "FramesLayout",
+    "Layout",
+    "Listing",
+    "Loader",
+    "PadCrop",
+    "Reading",
+    "Recordings",
+    "Scale",
+    "Split",
+    "StaticLayout",
+    "Subset",
+    "augmentation",
+    "datasets",
+    "event_dataset",
+    "from_torch",
+    "listing",
+    "load",
+    "open_file",
+    "read_recordings",
+    "spread",
+    "write_recordings",
+]

@@ -1,0 +1,98 @@
+"""The data sets that have a name: options, loading, and whether this machine has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from onward.core.errors import DataError
+from onward.core.registry import Choice, Registry
+from onward.data.arrays import ArrayDataset
+from onward.data.augment import Augmentation, Change, Flip, PadCrop
+from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice
+from onward.data.dataset import Dataset, Split, spread
+from onward.data.files import load_events, load_file, locate_file, open_samples
+from onward.data.images import SOURCES
+from onward.data.loader import Augment
+from onward.data.nmnist import SimulatorChoice, load_simulation, locate_simulation
+
+datasets: Registry[Split] = Registry("data set")
+
+for _source in SOURCES:
+    datasets.register(_source.name, ImageChoice, _source.load, _source.summary, facts={"locate": _source.locate})
+datasets.register(
+    "file", FileChoice, load_file, "arrays of your own: an .npz file with x and y", facts={"locate": locate_file}
+)
+datasets.register(
+    "events",
+    EventsChoice,
+    load_events,
+    "event-camera recordings of your own: an .npz file with x, y, p, t, offsets and label",
+    facts={"locate": locate_file},
+)
+datasets.register(
+    "nmnist-sim",
+    SimulatorChoice,
+    load_simulation,
+    "MNIST as an event camera records it in three saccades, 2 x 34 x 34; simulated",
+    facts={"locate": locate_simulation},
+)
+
+
+def load(choice: Choice | Mapping | str) -> Split:
+    """The data set that ``choice`` describes, cut to its limits.
+
+    Raises `DataError` when its files are missing or damaged.
+
+    >>> split = load({"name": "mnist", "limit": 1000})
+    >>> len(split.train), len(split.test), split.train.features
+    (1000, 10000, (1, 28, 28))
+    """
+    parsed = datasets.parse(choice)
+    split = datasets.build(parsed)
+    if not isinstance(parsed, DataChoice):
+        return split
+    return Split(spread(split.train, parsed.limit), spread(split.test, parsed.limit_test))
+
+
+def augmentation(choice: Choice, seed: int) -> Augment | None:
+    """The seeded augmentation that ``choice`` asks for, for a `Loader`; None where it asks for none."""
+    if not isinstance(choice, ImageChoice):
+        return None
+    changes: list[Change] = [PadCrop(choice.crop)] if choice.crop else []
+    changes += [Flip()] if choice.flip else []
+    return Augmentation(changes, seed) if changes else None
+
+
+def open_file(path: Path, like: Choice, *, split: str | None = None) -> Dataset:
+    """All samples of an .npz file, to evaluate a network that was trained on ``like``.
+
+    The file holds x and y, or recordings; its keys tell which. Recordings are binned, arrays laid out and scaled, as
+    ``like`` says where it says so. ``split`` keeps the recordings of that split only. Raises `DataError` otherwise.
+    """
+    train = datasets.build(like).train if isinstance(like, ImageChoice) and like.normalise else None
+    scale = train.scale if isinstance(train, ArrayDataset) else None
+    return open_samples(path, like, scale, split)
+
+
+class Listing(NamedTuple):
+    """A line of ``onward data list``: ``where`` is a place when ``found``, else what to do."""
+
+    name: str
+    summary: str
+    found: bool
+    where: str
+
+
+def listing() -> list[Listing]:
+    """Every data set, and whether and where it is on this machine; reads no data."""
+    return [_listed(name) for name in datasets.names()]
+
+
+def _listed(name: str) -> Listing:
+    entry = datasets.entry(name)
+    try:
+        return Listing(name, entry.summary, True, entry.facts["locate"](entry.parse({})))
+    except DataError as missing:
+        return Listing(name, entry.summary, False, str(missing))

@@ -1,0 +1,67 @@
+"""The options of each data set: what ``--data.FIELD`` sets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from onward.core.registry import Choice
+
+
+class DataChoice(Choice):
+    """Options of every data set."""
+
+    limit: int | None = Field(
+        default=None, ge=1, description="train on at most this many samples, evenly spaced over the set"
+    )
+    limit_test: int | None = Field(default=None, ge=1, description="test on at most this many samples, evenly spaced")
+
+
+class ImageChoice(DataChoice):
+    """Still images: one frame, shown at every time step."""
+
+    root: str | None = Field(
+        default=None, description="folder of the files, or its parent; default: the folder ONWARD_DATA"
+    )
+    normalise: bool = Field(default=False, description="zero mean and unit variance per channel, instead of [0, 1]")
+    crop: int = Field(default=0, ge=0, description="augmentation: pad by this many pixels, crop at random; 0: off")
+    flip: bool = Field(default=False, description="augmentation: mirror left and right with probability 1/2")
+
+
+class HoldoutChoice(DataChoice):
+    """Data of one's own, which may need a test part set aside."""
+
+    file: str | None = Field(default=None, description="the .npz file")
+    holdout: float = Field(default=0.2, gt=0, lt=1, description="test on this fraction where the file has no test part")
+    holdout_seed: int = Field(default=0, description="chooses which samples are set aside")
+    classes: int | None = Field(default=None, ge=2, description="number of classes; default: the largest label plus 1")
+
+
+class FileChoice(HoldoutChoice):
+    """Arrays x and y, optionally x_test and y_test."""
+
+    layout: Literal["static", "frames"] = Field(
+        default="static", description="axes of x: static = [N, *features], frames = [N, T, *features]"
+    )
+
+
+class BinningFields(DataChoice):
+    """How events become time steps."""
+
+    bin_us: int | None = Field(
+        default=None, ge=1, description="width of a time step in microseconds; default: equal parts of each recording"
+    )
+    counts: bool = Field(
+        default=False, description="an input is the number of its events in the step, instead of 0 or 1"
+    )
+
+
+class EventsChoice(HoldoutChoice, BinningFields):
+    """A file of event-camera recordings."""
+
+    split: str | None = Field(
+        default=None, description="use this split only; default: train on 'train', test on 'test' where both exist"
+    )
+    height: int = Field(default=34, ge=1, description="rows of the sensor")
+    width: int = Field(default=34, ge=1, description="columns of the sensor")

@@ -1,0 +1,79 @@
+"""What a data set is: samples by position, a mini-batch of which is a `Sequence` with labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onward.core.errors import DataError
+from onward.core.sequence import Sequence
+
+
+class Batch(NamedTuple):
+    """A mini-batch: inputs over time, labels ``[B]`` int64, and positions in the data set ``[B]`` int64.
+
+    The positions key everything random about a sample, so they do not depend on the batch it comes in.
+    """
+
+    x: Sequence
+    y: Tensor
+    ids: Tensor
+
+
+class Dataset(ABC):
+    """Labelled samples of one shape.
+
+    ``features`` is the shape of one time step of one sample; ``steps`` the natural number of time steps, or
+    None where any number will do (a still image, a recording that is binned on demand).
+    """
+
+    name: str
+    classes: int
+    features: tuple[int, ...]
+    steps: int | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def batch(self, ids: Tensor, steps: int) -> Batch:
+        """The samples at positions ``ids`` ``[B]`` int64, over ``steps`` time steps."""
+
+
+class Subset(Dataset):
+    """The samples of ``dataset`` at ``rows``, renumbered from 0; copies nothing."""
+
+    def __init__(self, dataset: Dataset, rows: Tensor):
+        if not len(rows):
+            raise DataError(f"no sample of {dataset.name} was selected; choose at least one")
+        self.dataset, self.rows = dataset, rows
+        self.name, self.classes = dataset.name, dataset.classes
+        self.features, self.steps = dataset.features, dataset.steps
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, ids: Tensor, steps: int) -> Batch:
+        """See `Dataset.batch`."""
+        return self.dataset.batch(self.rows[ids], steps)._replace(ids=ids)
+
+
+class Split(NamedTuple):
+    """Samples to train on and samples to test on."""
+
+    train: Dataset
+    test: Dataset
+
+
+def spread(dataset: Dataset, limit: int | None) -> Dataset:
+    """At most ``limit`` samples, evenly spaced over the data set, so that files sorted by class work too.
+
+    ``None`` or a limit beyond the size gives the data set itself.
+    """
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return Subset(dataset, torch.arange(limit) * len(dataset) // limit)

@@ -1,0 +1,74 @@
+"""The IDX format of MNIST and Fashion-MNIST: raw, .gz or .xz.
+
+A file is two zero bytes, a type byte (0x08: unsigned bytes), the rank, one big-endian uint32 per axis, then the
+values in C order (http://yann.lecun.com/exdb/mnist/).
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from onward.core.errors import DataError
+
+_UNPACK: Mapping[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    "": lambda file: file,
+    ".gz": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
+    ".xz": lambda file: cast("IO[bytes]", lzma.LZMAFile(file)),  # noqa: SIM115 - the caller closes the file below
+}
+SUFFIXES = tuple(_UNPACK)
+
+
+def read_idx(path: Path, rank: int) -> np.ndarray:
+    """The array of unsigned bytes in an IDX file with ``rank`` axes.
+
+    Reads at most one byte more than the header announces, so a wrong file costs no memory.
+    Raises `DataError` for a file that is truncated, longer than announced, of another type or rank, or unreadable.
+    """
+    try:
+        with path.open("rb") as packed:
+            file = _UNPACK.get(path.suffix, _UNPACK[""])(packed)
+            shape = _read_shape(file, path, rank)
+            size = prod(shape)
+            payload = _read_at_most(file, size + 1)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be read as IDX data ({error or type(error).__name__})") from None
+    if len(payload) != size:
+        came = "more" if len(payload) > size else f"only {len(payload):,}"
+        raise DataError(f"{path}: the header announces {size:,} values {list(shape)}, but {came} follow")
+    return np.frombuffer(payload, np.uint8).reshape(shape)
+
+
+def _read_at_most(file: IO[bytes], size: int) -> bytearray:
+    payload = bytearray()
+    while len(payload) < size and (part := file.read(min(size - len(payload), 1 << 24))):
+        payload += part
+    return payload
+
+
+def _read_shape(file: IO[bytes], path: Path, rank: int) -> tuple[int, ...]:
+    magic = file.read(4)
+    if magic != bytes([0, 0, 8, rank]):
+        raise DataError(
+            f"{path}: starts with bytes {magic.hex(' ') or '(none)'}; "
+            f"expected 00 00 08 {rank:02x}, an IDX file of unsigned bytes with {rank} axes"
+        )
+    header = file.read(4 * rank)
+    if len(header) != 4 * rank:
+        raise DataError(f"{path}: ends inside the header, after {4 + len(header)} of {4 + 4 * rank} bytes")
+    return tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * rank, 4))
+
+
+def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``[N, 1, H, W]`` and labels ``[N]`` of two IDX files; raises `DataError` if their lengths differ."""
+    x, y = read_idx(images, 3), read_idx(labels, 1)
+    if len(x) != len(y):
+        raise DataError(f"{images}: holds {len(x):,} images, but {labels.name} holds {len(y):,} labels")
+    return x[:, None], y

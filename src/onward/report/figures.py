@@ -1,0 +1,107 @@
+"""Line charts as plain SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, isfinite, log10
+
+Point = tuple[float, float]
+
+# Okabe & Ito's palette, which people with any colour vision can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 40, 52
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from ``low`` to ``high``, drawn from pixel ``start`` to pixel ``stop``."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round values along the axis, at most about six."""
+        step = _round_step((self.high - self.low) / 5)
+        return [k * step for k in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1)]
+
+
+def _round_step(rough: float) -> float:
+    """The least of 1, 2, 5 times a power of ten that is not below ``rough``."""
+    power = 10.0 ** floor(log10(rough))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+
+
+def _axis(values: Sequence[float], start: float, stop: float) -> Axis:
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.5
+    return Axis(low - margin, high + margin, start, stop)
+
+
+def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_label: str) -> str:
+    """One line with dots for each of the ``series``, labelled at its end; NaN and infinity are left out.
+
+    >>> curves({"opzo": [(1, 92.0), (2, 97.5)]}, "mnist", "epoch", "accuracy (%)")[:4]
+    '<svg'
+    """
+    drawn = {name: [p for p in points if all(map(isfinite, p))] for name, points in series.items()}
+    points = [point for line in drawn.values() for point in line]
+    x = _axis([p[0] for p in points], LEFT, WIDTH - RIGHT)
+    y = _axis([p[1] for p in points], HEIGHT - BOTTOM, TOP)
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+            f'font-family="system-ui, sans-serif" font-size="13"><title>{escape(title)}</title>',
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+            _text((LEFT + WIDTH - RIGHT) / 2, 24, title, "middle", size=16),
+            *_grid(x, y),
+            _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_label, "middle"),
+            f'<g transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">'
+            f"{_text(0, 0, y_label, 'middle')}</g>",
+            *_lines(drawn, x, y),
+            "</svg>\n",
+        ]
+    )
+
+
+def _grid(x: Axis, y: Axis) -> Iterator[str]:
+    for tick in y.ticks():
+        yield f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="#dddddd"/>'
+        yield _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end")
+    for tick in x.ticks():
+        yield f'<path d="M{x(tick):.1f} {HEIGHT - BOTTOM}v5" stroke="#666666"/>'
+        yield _text(x(tick), HEIGHT - BOTTOM + 20, f"{tick:g}", "middle")
+    yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="#666666"/>'
+
+
+def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[str]:
+    labels = _spread({name: y(points[-1][1]) for name, points in series.items() if points})
+    for place, (name, points) in enumerate(series.items()):
+        if not points:
+            continue
+        colour = COLOURS[place % len(COLOURS)]
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+        yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        for a, b in points:
+            yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour}"/>'
+        yield _text(WIDTH - RIGHT + 12, labels[name] + 4, f"{name} {points[-1][1]:.2f}", "start", colour=colour)
+
+
+def _spread(wanted: Mapping[str, float], gap: float = 16) -> dict[str, float]:
+    """Heights near the wanted ones, no two closer than ``gap``."""
+    placed: dict[str, float] = {}
+    for name, height in sorted(wanted.items(), key=lambda item: item[1]):
+        placed[name] = max(height, max(placed.values(), default=-gap) + gap)
+    return placed
+
+
+def _text(x: float, y: float, text: str, anchor: str, *, size: int = 13, colour: str = "#222222") -> str:
+    style = f'text-anchor="{anchor}" font-size="{size}" fill="{colour}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

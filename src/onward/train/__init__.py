@@ -1,0 +1,44 @@
+"""Training: configurations, the loop, run folders, checkpoints."""
+
+from onward.train.checkpoint import CheckpointError, Trained
+from onward.train.config import RunConfig, TrainConfig
+from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Saved, Started, Warned
+from onward.train.fit import Diverged, Fitted, Progress, fit
+from onward.train.folder import RunFolder
+from onward.train.grammar import load, parse_tokens
+from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, load_network, train
+from onward.train.parts import Parts, assemble
+from onward.train.score import Score, score
+
+__all__ = [
+    "BatchDone",
+    "CheckpointError",
+    "Comparison",
+    "Diverged",
+    "Ended",
+    "EpochDone",
+    "Evaluation",
+    "Event",
+    "Fitted",
+    "OnEvent",
+    "Parts",
+    "Progress",
+    "RunConfig",
+    "RunFolder",
+    "Saved",
+    "Score",
+    "Started",
+    "Summary",
+    "TrainConfig",
+    "Trained",
+    "Warned",
+    "assemble",
+    "compare",
+    "evaluate_run",
+    "fit",
+    "load",
+    "load_network",
+    "parse_tokens",
+    "score",
+    "train",
+]

@@ -1,0 +1,89 @@
+"""The configuration of a run: the flags of `onward train`, and ``config.toml`` in a run's folder."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+
+from onward.core.errors import ConfigError
+from onward.core.objective import objectives
+from onward.core.registry import Choice
+from onward.data import datasets
+from onward.models import models
+from onward.neurons import neurons
+from onward.optim import optimizers
+from onward.rules import rules
+
+DataField = Annotated[SerializeAsAny[Choice], BeforeValidator(datasets.parse)]
+ModelField = Annotated[SerializeAsAny[Choice], BeforeValidator(models.parse)]
+NeuronField = Annotated[SerializeAsAny[Choice], BeforeValidator(neurons.parse)]
+RuleField = Annotated[SerializeAsAny[Choice], BeforeValidator(rules.parse)]
+ObjectiveField = Annotated[SerializeAsAny[Choice], BeforeValidator(objectives.parse)]
+OptimField = Annotated[SerializeAsAny[Choice], BeforeValidator(optimizers.parse)]
+
+
+class TrainConfig(BaseModel):
+    """How long, how much at a time, and what is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=6, ge=0, description="passes over the training data")
+    batch_size: int = Field(default=128, ge=1, description="samples in a mini-batch")
+    steps: int | None = Field(
+        default=None, ge=1, description="time steps of a sequence; none: the data's own number, or 6"
+    )
+    chunk: int | None = Field(
+        default=None, ge=1, description="time steps computed at once; changes no result; none: up to 32 within 256 MB"
+    )
+    validation: float = Field(
+        default=0.0, ge=0, lt=1, description="fraction of the training data held out to choose the epoch"
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after this many evaluations without a better one; needs train.validation",
+    )
+    keep_best: bool = Field(default=True, description="with train.validation: report the best epoch, not the last")
+    eval_every: int = Field(default=1, ge=1, description="epochs from one evaluation to the next")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; none: torch's own choice")
+    out: str = Field(default="runs", description="folder in which the run's folder is made")
+
+    @model_validator(mode="after")
+    def _patience_has_a_judge(self) -> Self:
+        if self.patience is not None and self.validation == 0:
+            raise ConfigError(
+                "train.patience stops on held-out accuracy, and nothing is held out; "
+                "add train.validation, such as --train.validation 0.1"
+            )
+        return self
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's result.
+
+    >>> config = RunConfig.model_validate({"rule": "bptt", "train": {"epochs": 2}})
+    >>> config.rule.name, config.train.epochs, config.data.name
+    ('bptt', 2, 'mnist')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: DataField = Field(default=datasets.parse("mnist"), description="what is learned")
+    model: ModelField = Field(default=models.parse("mlp"), description="the network's layers")
+    neuron: NeuronField = Field(default=neurons.parse("lif"), description="the neurons between the layers")
+    rule: RuleField = Field(default=rules.parse("opzo"), description="how credit is assigned")
+    objective: ObjectiveField = Field(
+        default=objectives.parse({"name": "per-step", "kappa": 0.05}), description="what is minimised"
+    )
+    optim: OptimField = Field(default=optimizers.parse("adam"), description="how gradients become updates")
+    train: TrainConfig = Field(default=TrainConfig(), description="how long, how much at a time, what is kept")
+    seed: int = Field(default=0, description="fixes initial weights, order of samples, and noise")
+    device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
+
+    @model_validator(mode="after")
+    def _device_is_known(self) -> Self:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device {self.device!r} was given; expected cpu, cuda or cuda:N")
+        return self

@@ -1,0 +1,81 @@
+"""What training tells: every event goes to the one read-only callback ``on_event(event)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onward.train.score import Score
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened; watchers read it and change nothing."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """Training begins: ``epochs`` of ``batches`` mini-batches each, over ``parameters`` trained numbers."""
+
+    title: str
+    epochs: int
+    batches: int
+    parameters: int
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class BatchDone(Event):
+    """A mini-batch was learned. ``loss`` and ``accuracy`` (percent) are means over the epoch so far;
+    ``rates`` are spikes per neuron and step, by layer, as last looked at."""
+
+    epoch: int
+    batch: int
+    loss: float
+    accuracy: float
+    samples_per_second: float
+    lr: float
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EpochDone(Event):
+    """An epoch ended; ``score`` is on ``judged_on`` ("validation" or "test"), None where none was due."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    samples_per_second: float
+    rates: Mapping[str, float]
+    rule: Mapping[str, float]
+    score: Score | None
+    judged_on: str
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """The learning rule has something to say, in plain words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A checkpoint was written."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """Training ended before its last epoch; ``reason`` says why."""
+
+    reason: str
+
+
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The callback that does nothing."""

@@ -1,0 +1,239 @@
+"""From flags and recipes to a `RunConfig`.
+
+Every field is a flag: ``--train.epochs 5``, ``--train.epochs=5``; dashes and underscores are the same. A
+choice takes its name directly: ``--rule opzo`` is ``--rule.name opzo``. Lists are ``800 800`` or ``[800,800]``;
+switches are ``--x.y``, ``--no-x.y`` or ``--x.y false``. Flags win over the recipe, the recipe over the defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from onward.core.errors import ConfigError, UnknownName
+from onward.core.registry import describe
+from onward.train.config import RunConfig
+from onward.train.files import is_file, reader_of
+from onward.train.schema import (
+    convert,
+    flag,
+    is_bool,
+    is_list,
+    options,
+    registry_of,
+    section_of,
+    shown,
+)
+
+
+class UnknownOption(UnknownName):
+    """A field that no configuration has; the message names the nearest that exist."""
+
+    def __init__(self, label: str, given: tuple[str, ...], known: Iterable[tuple[str, ...]]):
+        paths = {".".join(path): path for path in known}
+        leaves = {name.rpartition(".")[2]: path for name, path in paths.items()}
+        near = [leaves[name] for name in get_close_matches(given[-1], leaves, n=2, cutoff=0.8)]
+        near = near or [paths[name] for name in get_close_matches(".".join(given), paths, n=3, cutoff=0.6)]
+        self.kind, self.given, self.nearest = "option", label, list(dict.fromkeys(map(flag, near)))[:3]
+        hint = f"; did you mean {' or '.join(self.nearest)}?" if near else "."
+        Exception.__init__(self, f"unknown option {label}{hint} `onward train --help` lists all options")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value for the field at ``path``; ``label`` is how the person wrote it, for messages."""
+
+    path: tuple[str, ...]
+    value: Any
+    label: str
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """The path without a trailing ``name``, which says the same."""
+        return self.path[:-1] if len(self.path) > 1 and self.path[-1] == "name" else self.path
+
+
+@dataclass(frozen=True)
+class Words:
+    """Values as typed, still text."""
+
+    values: tuple[str, ...]
+
+
+def parse_tokens(tokens: Sequence[str], base: RunConfig | None = None) -> RunConfig:
+    """The configuration that command-line ``tokens`` describe: an optional recipe first, then flags.
+
+    Raises `ConfigError` or `UnknownName` in words.
+
+    >>> parse_tokens(["--rule", "dfa", "--train.epochs=3", "--model.hidden", "64", "32"]).train.epochs
+    3
+    """
+    config = base or RunConfig()
+    recipe, flags = _split(tokens)
+    if recipe is not None:
+        config = apply(read_recipe(recipe), config)
+    return with_flags(flags, config)
+
+
+def with_flags(flags: Sequence[str], base: RunConfig) -> RunConfig:
+    """``base`` with what command-line ``flags`` change in it; raises as `parse_tokens` does."""
+    return apply(list(_with_readers(list(parse_flags(flags)))), base)
+
+
+def load(path: Path) -> RunConfig:
+    """The configuration in a TOML file, over the defaults."""
+    return apply(read_recipe(path), RunConfig())
+
+
+def apply(settings: Iterable[Setting], base: RunConfig) -> RunConfig:
+    """``base`` with ``settings``; names are set before the fields that exist because of them.
+
+    A field inside a group may leave out the choices on its way, where no other field of the group has its name:
+    ``rule.rho`` for ``rule.spatial.rho``. Raises `ConfigError` or `UnknownOption` in words.
+    """
+    tree = base.model_dump()
+    ordered = sorted(settings, key=lambda setting: len(setting.target))
+    for setting in [setting for setting in ordered if not _place(tree, setting)]:
+        _place(tree, _completed(tree, setting))
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(describe(error, "configuration")) from None
+
+
+def _split(tokens: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
+    if tokens and not tokens[0].startswith("-"):
+        return Path(tokens[0]), tokens[1:]
+    return None, tokens
+
+
+def read_recipe(path: Path) -> list[Setting]:
+    """The settings in a TOML file; its table ``[recipe]`` (what should come out, and what did) is not one of them."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
+    return list(_flatten({key: value for key, value in tree.items() if key != "recipe"}, (), path.name))
+
+
+def _flatten(tree: Mapping[str, Any], path: tuple[str, ...], source: str) -> Iterator[Setting]:
+    for key, value in tree.items():
+        here = (*path, key.replace("-", "_"))
+        if isinstance(value, Mapping):
+            yield from _flatten(value, here, source)
+        else:
+            yield Setting(here, value, f"{'.'.join(here)} in {source}")
+
+
+def parse_flags(tokens: Sequence[str]) -> Iterator[Setting]:
+    """Flags with the values that follow them."""
+    position = 0
+    while position < len(tokens):
+        head = tokens[position]
+        if not _is_flag(head):
+            raise ConfigError(f"{head!r} stands where a --flag was expected (a recipe comes before all flags)")
+        values = list(takewhile(lambda token: not _is_flag(token), tokens[position + 1 :]))
+        position += 1 + len(values)
+        name, equals, value = head.partition("=")
+        yield _setting(name, (value, *values) if equals else tuple(values))
+
+
+def _setting(name: str, values: tuple[str, ...]) -> Setting:
+    """``--x.y`` with its values; ``--no-x.y`` is ``--x.y false``."""
+    path = name.lstrip("-").replace("-", "_").split(".")
+    if not path[0].startswith("no_"):
+        return Setting(tuple(path), Words(values), name)
+    if values:
+        raise ConfigError(f"{name} takes no value; {shown(values)} was given")
+    return Setting((path[0].removeprefix("no_"), *path[1:]), Words(("false",)), name)
+
+
+def _with_readers(settings: list[Setting]) -> Iterator[Setting]:
+    """``--data FILE`` is ``--data READER --data.file FILE``, and ``--data.file FILE`` alone chooses the reader too."""
+    named = any(setting.target == ("data",) for setting in settings)
+    for setting in settings:
+        file = setting.value.values[0] if isinstance(setting.value, Words) and setting.value.values else ""
+        if setting.target == ("data",) and is_file(file):
+            yield Setting(("data",), reader_of(file), setting.label)
+            yield replace(setting, path=("data", "file"))
+            continue
+        if setting.target == ("data", "file") and not named:
+            yield Setting(("data",), reader_of(file), setting.label)
+        yield setting
+
+
+def _is_flag(token: str) -> bool:
+    return token.startswith("-") and not token[1:2].isdigit() and token[1:2] not in (".", "")
+
+
+def _place(tree: dict[str, Any], setting: Setting) -> bool:
+    """Writes one setting into the tree of a configuration; False if it has no such field."""
+    *above, last = setting.target
+    model: type[BaseModel] = RunConfig
+    node = tree
+    for part in above:
+        section = section_of(model.model_fields[part], node[part]) if part in model.model_fields else None
+        if section is None:
+            return False
+        model, node = section, node[part]
+    if last not in model.model_fields:
+        return False
+    node[last] = _read(setting.value, model.model_fields[last], node[last], setting.label)
+    return True
+
+
+def _completed(tree: dict[str, Any], setting: Setting) -> Setting:
+    """The setting at the one place in its group where a field has its name; raises `UnknownOption`."""
+    known = [option.path for option in options(RunConfig, tree)]
+    group, name = setting.target[:-1], setting.target[-1]
+    found = [path for path in known if group and path[: len(group)] == group and path[-1] == name]
+    if len(found) != 1:
+        raise UnknownOption(setting.label, setting.target, known)
+    return replace(setting, path=found[0])
+
+
+def _read(value: Any, info: Any, present: Any, label: str) -> Any:
+    """What the field at hand becomes."""
+    registry = registry_of(info)
+    raw = _raw(value, info, label) if isinstance(value, Words) else value
+    if registry is None:
+        return _section(info, label) if section_of(info, present) else convert(raw, info, label)
+    if not isinstance(raw, str):
+        raise ConfigError(f"{label}: {shown(raw)} was given; expected the name of a {registry.kind}")
+    if isinstance(present, Mapping) and present["name"] == raw:
+        return present
+    return registry.parse(raw).model_dump()
+
+
+def _section(info: Any, label: str) -> Any:
+    known = ", ".join(info.annotation.model_fields)
+    raise ConfigError(f"{label} is a group of options and takes no value; its options: {known}")
+
+
+def _raw(words: Words, info: Any, label: str) -> Any:
+    """Words as the text, the list of texts, or the JSON value that pydantic converts."""
+    values = words.values
+    if is_list(info):
+        return _json_list(values[0], label) if values and values[0].startswith("[") else list(values)
+    if not values and is_bool(info):
+        return True
+    if len(values) != 1:
+        raise ConfigError(f"{label} takes one value; {shown(values)} was given")
+    return values[0]
+
+
+def _json_list(text: str, label: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise ConfigError(f"{label}: {text} was given; expected a list such as [800,800]") from None

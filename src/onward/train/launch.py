@@ -1,0 +1,203 @@
+"""Whole jobs: train a configuration in a run folder, evaluate a run, compare learning rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from math import sqrt
+from pathlib import Path
+from time import perf_counter
+
+from onward.core import Network, evaluate
+from onward.core.errors import ShapeError
+from onward.core.objective import objectives
+from onward.core.run import MOST_STEPS
+from onward.data import Dataset, Loader
+from onward.report import curves
+from onward.train import checkpoint
+from onward.train.config import RunConfig
+from onward.train.events import Ended, OnEvent, Started, ignore
+from onward.train.fit import Fitted, fit
+from onward.train.folder import RunFolder, write_json
+from onward.train.interrupt import Interrupt
+from onward.train.memory import meter
+from onward.train.parts import Parts, assemble, build_network, check_device
+from onward.train.score import Score, score
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a training run came to; accuracies in percent, None where the run was interrupted before a test.
+
+    ``reported`` says which weights were tested; ``peak_bytes`` is memory above parameters and optimiser.
+    """
+
+    run: str
+    test_accuracy: float | None
+    test_loss: float | None
+    samples_per_second: float
+    peak_bytes: int
+    parameters: int
+    epochs: int
+    reported: str
+    interrupted: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained network does on a data set; ``interval`` is Wilson's 95 % interval of the accuracy."""
+
+    run: str
+    data: str
+    samples: int
+    test_accuracy: float
+    interval: tuple[float, float]
+    test_loss: float
+    samples_per_second: float
+    peak_bytes: int
+    rates: Mapping[str, float]
+
+
+def train(config: RunConfig, on_event: OnEvent = ignore) -> Summary:
+    """Trains what ``config`` describes in a new run folder and tests it.
+
+    The last epoch is tested; with ``train.validation`` (and ``keep_best``) the best one on held-out data is.
+    Ctrl-C ends it after the mini-batch at hand, with everything saved. Raises `OnwardError` in words.
+    """
+    began = perf_counter()
+    parts, resolved = assemble(config)
+    folder = RunFolder.create(Path(config.train.out), f"{config.rule.name}-{config.data.name}-{config.model.name}")
+    folder.begin(resolved, parts.interface)
+    parameters = sum(p.numel() for p in parts.net.parameters() if p.requires_grad)
+    on_event(Started(_title(config), config.train.epochs, len(parts.loader), parameters, folder.path))
+    with Interrupt() as interrupt:
+        fitted = fit(parts, resolved.train, folder=folder, on_event=on_event, stop=interrupt)
+    tested, reported = _final(parts, config, folder, fitted)
+    summary = Summary(
+        run=str(folder.path),
+        test_accuracy=tested.accuracy if tested else None,
+        test_loss=tested.loss if tested else None,
+        samples_per_second=fitted.pace.per_second,
+        peak_bytes=fitted.peak_bytes,
+        parameters=parameters,
+        epochs=fitted.progress.epoch,
+        reported=reported,
+        interrupted=fitted.interrupted,
+        seconds=perf_counter() - began,
+    )
+    if not fitted.interrupted:
+        folder.done(asdict(summary))
+    return summary
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.rule.name} on {config.data.name}, {config.model.name}, {config.device}"
+
+
+def _final(parts: Parts, config: RunConfig, folder: RunFolder, fitted: Fitted) -> tuple[Score | None, str]:
+    """The test score of a finished run, and in words which weights it belongs to."""
+    progress = fitted.progress
+    if parts.validation is None and fitted.score is not None:
+        return fitted.score, f"epoch {progress.epoch}, the last"
+    if fitted.interrupted:
+        return None, "not tested"
+    best = progress.best_epoch if parts.validation is not None and config.train.keep_best else 0
+    if best:
+        checkpoint.read_modules(folder.trained(), parts.net, parts.rule)
+    reported = f"epoch {best}, the best on held-out data" if best else f"epoch {progress.epoch}, the last"
+    return score(parts.net, parts.objective, parts.test, parts.device, parts.chunk), reported
+
+
+def load_network(folder: RunFolder, device: str) -> Network:
+    """The trained network of a run; needs none of the data it was trained on."""
+    interface = folder.interface()
+    net = build_network(folder.config(), interface.features, interface.classes)
+    checkpoint.read_modules(folder.trained(), net)
+    return net.to(check_device(device))
+
+
+def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:
+    """The run's network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
+    config, interface = folder.config(), folder.interface()
+    if tuple(data.features) != interface.features:
+        raise ShapeError(
+            f"{data.name} has samples of shape {list(data.features)}; this network was trained on "
+            f"{list(interface.features)}"
+        )
+    net, objective = load_network(folder, device), objectives.build(config.objective)
+    loader = Loader(data, config.train.batch_size, data.steps or config.train.steps or 1, shuffle=False)
+    chunk = min(config.train.chunk or MOST_STEPS, loader.steps)
+    batch = next(iter(loader.epoch(0)))
+    x, y = batch.x.to(device), batch.y.to(device)
+    with meter(device) as measured:
+        evaluate(net, objective, x, y, chunk=chunk)
+    result = score(net, objective, loader, device, chunk)
+    return Evaluation(
+        run=str(folder.path),
+        data=data.name,
+        samples=result.samples,
+        test_accuracy=result.accuracy,
+        interval=interval(result.accuracy, result.samples),
+        test_loss=result.loss,
+        samples_per_second=result.samples_per_second,
+        peak_bytes=measured.peak_bytes,
+        rates=result.rates,
+    )
+
+
+def interval(percent: float, samples: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a percentage of ``samples``.
+
+    >>> tuple(round(x, 1) for x in interval(95.0, 100))
+    (88.8, 97.8)
+    """
+    z, p = 1.959964, percent / 100
+    centre, width = p + z * z / (2 * samples), z * sqrt(p * (1 - p) / samples + (z / (2 * samples)) ** 2)
+    scale = 100 / (1 + z * z / samples)
+    return (centre - width) * scale, (centre + width) * scale
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One summary for each rule, and where the picture and the runs are."""
+
+    folder: str
+    figure: str
+    runs: dict[str, Summary]
+
+
+def compare(configs: Mapping[str, RunConfig], on_event: OnEvent = ignore) -> Comparison:
+    """Trains each configuration, keyed by a label, under one folder; draws accuracy over epochs as an SVG.
+
+    Ctrl-C ends the run at hand and starts no other.
+    """
+    first = next(iter(configs.values()))
+    folder = RunFolder.create(Path(first.train.out), f"compare-{first.data.name}-{first.model.name}")
+    runs: dict[str, Summary] = {}
+    for label, config in configs.items():
+        runs[label] = train(_inside(config, folder.path), on_event)
+        if runs[label].interrupted:
+            on_event(Ended("the rules after this one were not run"))
+            break
+    figure = folder.figures / "accuracy.svg"
+    figure.write_text(_accuracy_figure(runs, first), encoding="utf-8")
+    comparison = Comparison(str(folder.path), str(figure), runs)
+    write_json(folder.path / "comparison.json", asdict(comparison))
+    return comparison
+
+
+def _inside(config: RunConfig, out: Path) -> RunConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update={"out": str(out)})})
+
+
+def _accuracy_figure(runs: Mapping[str, Summary], config: RunConfig) -> str:
+    series = {label: list(_accuracies(RunFolder(Path(summary.run)))) for label, summary in runs.items()}
+    judged = "held-out" if config.train.validation else "test"
+    return curves(series, f"{config.data.name}, {config.model.name}", "epoch", f"{judged} accuracy (%)")
+
+
+def _accuracies(folder: RunFolder) -> Iterable[tuple[float, float]]:
+    for line in folder.metrics():
+        if line["score"] is not None:
+            yield line["epoch"], line["score"]["accuracy"]

@@ -1,0 +1,145 @@
+"""From a configuration to everything that training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence
+from onward.core.errors import ConfigError
+from onward.core.interpret import shapes
+from onward.core.objective import objectives
+from onward.core.run import auto_chunk, fit_chunk
+from onward.data import Batch, Dataset, Loader, Subset, augmentation, load
+from onward.models import models
+from onward.neurons import neurons
+from onward.optim import optimizers, parameter_groups, schedules
+from onward.rules import rules
+from onward.train.checkpoint import Trained
+from onward.train.config import RunConfig
+from onward.train.folder import Interface
+from onward.train.update import Updater
+
+DEFAULT_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A network, what teaches it, and what it learns from, on one device."""
+
+    net: Network
+    rule: LearningRule
+    objective: Objective
+    sink: GradSink
+    updater: Updater
+    draws: KeyedDraws
+    trained: Trained
+    loader: Loader
+    validation: Loader | None
+    test: Loader
+    interface: Interface
+    device: str
+    chunk: int
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The mini-batches of an epoch, on the device."""
+        for batch in self.loader.epoch(epoch):
+            yield Batch(batch.x.to(self.device), batch.y.to(self.device), batch.ids)
+
+
+def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
+    """Builds what ``config`` describes, and the same configuration with nothing left to be decided.
+
+    Raises `OnwardError` when data, network, rule and objective do not fit, or the device is not there.
+    """
+    device = check_device(config.device)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    split = load(config.data)
+    steps = resolve_steps(split.train, config.train.steps)
+    train, held = hold_out(split.train, config.train.validation, config.seed)
+    net = build_network(config, split.train.features, split.train.classes).to(device)
+    rule, objective, draws = (
+        rules.build(config.rule),
+        objectives.build(config.objective),
+        KeyedDraws(config.seed),
+    )
+    sample = split.train.batch(torch.arange(1), steps).x.to(device)
+    rule.bind(net, objective, sample, draws)
+    rule.to(device)
+    chunk = resolve_chunk(config, net, rule, sample, draws)
+    size = config.train.batch_size
+    loader = Loader(train, size, steps, seed=config.seed, augment=augmentation(config.data, config.seed))
+    updater, sink = _updater(config.optim, net, rule, config.train.epochs * len(loader))
+    parts = Parts(
+        net=net,
+        rule=rule,
+        objective=objective,
+        sink=sink,
+        updater=updater,
+        draws=draws,
+        trained=Trained(net, rule, updater.optimizer),
+        loader=loader,
+        validation=Loader(held, size, steps, shuffle=False) if held else None,
+        test=Loader(split.test, size, steps, shuffle=False),
+        interface=Interface(tuple(split.train.features), split.train.classes),
+        device=device,
+        chunk=chunk,
+    )
+    resolved = {"steps": steps, "chunk": chunk}
+    return parts, config.model_copy(update={"train": config.train.model_copy(update=resolved)})
+
+
+def build_network(config: RunConfig, features: tuple[int, ...], classes: int) -> Network:
+    """The configured network for samples of shape ``features``, with initial weights fixed by the seed."""
+    torch.manual_seed(config.seed)
+    return models.build(config.model, features, classes, lambda: neurons.build(config.neuron))
+
+
+def check_device(device: str) -> str:
+    """``device``, if it is there; raises `ConfigError` with the fix."""
+    if not device.startswith("cuda"):
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {device} was asked for, but torch {torch.__version__} sees no CUDA device; "
+            "use --device cpu, or install a CUDA build of torch and a driver"
+        )
+    index, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(
+            f"device {device} was asked for, but there are {count} (numbered from 0); use --device cuda:0"
+        )
+    return device
+
+
+def resolve_steps(data: Dataset, asked: int | None) -> int:
+    """The number of time steps: what was asked for, else the data's own, else 6."""
+    return asked or data.steps or DEFAULT_STEPS
+
+
+def hold_out(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The data to learn from, and the fraction of it that is only looked at; drawn by ``seed``."""
+    if fraction == 0:
+        return data, None
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    count = min(max(round(fraction * len(data)), 1), len(data) - 1)
+    return Subset(data, order[count:].sort().values), Subset(data, order[:count].sort().values)
+
+
+def resolve_chunk(config: RunConfig, net: Network, rule: LearningRule, sample: Sequence, draws: KeyedDraws) -> int:
+    """The configured chunk, or that of `auto_chunk`, as far as network and rule can take it."""
+    chunk = config.train.chunk or auto_chunk(shapes(net, sample, draws), config.train.batch_size, sample.steps)
+    return fit_chunk(net, rule, min(chunk, sample.steps), online=rule.traits.updates == "step")
+
+
+def _updater(options: Any, net: Network, rule: nn.Module, total: int) -> tuple[Updater, GradSink]:
+    groups = parameter_groups(net, rule, options.weight_decay, options.decay_all)
+    if not groups:
+        raise ConfigError("the network has no parameters to train; add a layer with weights")
+    sink, optimizer = GradSink(net), optimizers.build(options, groups)
+    return Updater(sink, optimizer, schedules.build(options.schedule), total, options.clip, net, rule), sink

@@ -1,0 +1,75 @@
+"""From deposits to new parameters: flush, check, clip, step."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from onward.core import Sink
+from onward.core.errors import NonFiniteError
+from onward.optim import Schedule, allocate_state
+
+
+class Updater:
+    """One update of every parameter of ``modules`` that has a gradient: ``updater()``.
+
+    Raises `NonFiniteError` naming the parameter, before anything is changed if its gradient is not finite.
+    Cost: one pass over gradients and one over parameters beside the optimiser's own.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        total: int,
+        clip: float | None,
+        *modules: nn.Module,
+    ):
+        self.sink, self.optimizer, self.schedule, self.total, self.clip = (
+            sink,
+            optimizer,
+            schedule,
+            total,
+            clip,
+        )
+        self.named = dict(chain.from_iterable(module.named_parameters() for module in modules))
+        allocate_state(optimizer)
+        self.base = [group["lr"] for group in optimizer.param_groups]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def begin(self, update: int) -> None:
+        """Sets the learning rate of mini-batch ``update``, counted from 0."""
+        factor = self.schedule.factor(update, self.total)
+        for group, lr in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = lr * factor
+
+    def __call__(self) -> None:
+        """Flushes the sink, checks and clips gradients, steps, checks parameters."""
+        self.sink.flush()
+        grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
+        norm = _checked_norm(grads, "the gradient of ")
+        if self.clip is not None:
+            clip_grads_with_norm_(self.named.values(), self.clip, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        _checked_norm({name: p.detach() for name, p in self.named.items()}, "")
+
+
+def _checked_norm(tensors: dict[str, Tensor], prefix: str) -> Tensor:
+    """The norm of all tensors together; raises `NonFiniteError` naming the one that is not finite."""
+    if not tensors:
+        return torch.zeros(())
+    norm = get_total_norm(list(tensors.values()))
+    if not norm.isfinite():
+        names = [name for name, tensor in tensors.items() if not tensor.norm().isfinite()]
+        raise NonFiniteError(prefix + (names[0] if names else next(iter(tensors))))
+    return norm

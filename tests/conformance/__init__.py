@@ -1,0 +1,1 @@
+"""What every learning rule must do on every network, and a test for each of its claims."""

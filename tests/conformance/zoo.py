@@ -1,0 +1,205 @@
+"""Tiny networks, one for each thing that a topology can do, and the cells of the credit grid to try on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from onward.core import Delay, Feedback, Network, Recurrent, Residual, Scale
+from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset
+from onward.rules import rules
+from onward.surrogates import Triangle
+from onward.weights import standardize
+
+STEPS, BATCH, CLASSES, FLAT, MAPS = 6, 4, 5, (12,), (2, 6, 6)
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 10), LIF(), nn.Linear(10, 8), LIF(), nn.Linear(8, CLASSES))
+
+
+def _conv() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        LIF(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2),
+        LIF(),
+        nn.Flatten(),
+        nn.Linear(24, CLASSES),
+    )
+
+
+def _standardized() -> nn.Module:
+    return nn.Sequential(
+        standardize(nn.Conv2d(2, 4, 3, padding=1)),
+        LIF(),
+        Scale(2.74),
+        nn.AvgPool2d(3),
+        nn.Flatten(),
+        standardize(nn.Linear(16, 8)),
+        LIF(),
+        Scale(2.74),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def _spike_residual() -> nn.Module:
+    block = Residual(nn.Sequential(nn.Linear(10, 10), LIF()))
+    return nn.Sequential(nn.Linear(12, 10), LIF(), block, nn.Linear(10, CLASSES))
+
+
+def _drive_residual() -> nn.Module:
+    block = Residual(nn.Sequential(LIF(), nn.Linear(10, 10), LIF(), nn.Linear(10, 10)), nn.Identity())
+    return nn.Sequential(nn.Linear(12, 10), block, LIF(), nn.Linear(10, CLASSES))
+
+
+def _projected_residual() -> nn.Module:
+    block = Residual(nn.Sequential(nn.Linear(10, 8), LIF()), nn.Sequential(nn.Linear(10, 8), LIF()))
+    return nn.Sequential(nn.Linear(12, 10), LIF(), block, nn.Linear(8, 8), LIF(), nn.Linear(8, CLASSES))
+
+
+def _recurrent() -> nn.Module:
+    return nn.Sequential(Recurrent(nn.Linear(12, 10), LIF(), nn.Linear(10, 10)), nn.Linear(10, CLASSES))
+
+
+def _feedback() -> nn.Module:
+    body = nn.Sequential(LIF(), nn.Linear(10, 8), LIF())
+    return nn.Sequential(Feedback(nn.Linear(12, 10), body, nn.Linear(8, 10)), nn.Linear(8, CLASSES))
+
+
+def _batchnorm() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 10), nn.BatchNorm1d(10), LIF(), nn.Linear(10, 8), nn.BatchNorm1d(8), LIF(), nn.Linear(8, CLASSES)
+    )
+
+
+def _leaky_readout() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 10), LIF(), nn.Linear(10, CLASSES), LI(decay=0.8))
+
+
+def _spiking_output() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 10), LIF(), nn.Linear(10, CLASSES), LIF())
+
+
+def _delayed_input() -> nn.Module:
+    return nn.Sequential(Delay(2), nn.Linear(12, 10), LIF(), nn.Linear(10, CLASSES))
+
+
+def _delayed_layer() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 10), LIF(), Delay(1), nn.Linear(10, 8), LIF(), nn.Linear(8, CLASSES))
+
+
+def _dropout() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        LIF(),
+        nn.Dropout2d(0.3),
+        nn.Flatten(),
+        nn.Linear(144, 8),
+        LIF(),
+        nn.Dropout(0.4),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def _between(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(12, 10), make(), nn.Linear(10, 8), make(), nn.Linear(8, CLASSES))
+
+
+def _transposed() -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(2, 3, 2, stride=2), LIF(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, CLASSES)
+    )
+
+
+ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (_mlp, FLAT),
+    "conv": (_conv, MAPS),
+    "standardized": (_standardized, MAPS),
+    "spike-residual": (_spike_residual, FLAT),
+    "drive-residual": (_drive_residual, FLAT),
+    "projected-residual": (_projected_residual, FLAT),
+    "recurrent": (_recurrent, FLAT),
+    "feedback": (_feedback, FLAT),
+    "batchnorm": (_batchnorm, FLAT),
+    "leaky-readout": (_leaky_readout, FLAT),
+    "spiking-output": (_spiking_output, FLAT),
+    "delayed-input": (_delayed_input, FLAT),
+    "delayed-layer": (_delayed_layer, FLAT),
+    "dropout": (_dropout, MAPS),
+    "transposed": (_transposed, MAPS),
+    "if": (_between(IF), FLAT),
+    "cuba-lif": (_between(lambda: CubaLIF(LIF(learn_threshold=True), 0.3)), FLAT),
+    "adaptive-lif": (_between(lambda: AdaptiveLIF(LIF(), 0.3, 0.7)), FLAT),
+    "hard-reset": (_between(lambda: LIF(reset=HardReset(0.1), initial=0.1, surrogate=Triangle())), FLAT),
+    "learned-threshold": (_between(lambda: LIF(decay_input=True, learn_threshold=True)), FLAT),
+    "all-knobs": (_between(lambda: Affine(0.7, 0.9, 0.05, 0.8, 1.3, ties_fire=False, detach_reset=False)), FLAT),
+}
+
+REFUSED = {
+    ("delayed-layer", "step"): "every way from 1 to the output passes a delay",
+}
+"""Network and reach of autograd (a trait) that `bind` refuses, with its words."""
+
+PER_BATCH = {"batchnorm"}
+"""Networks whose samples see each other."""
+
+GRID = [
+    {"name": "online", "temporal": temporal, "spatial": spatial, "local": local}
+    for temporal, spatial, local in [
+        ("ottt", "dfa", "ll"),
+        ("ottt", "bp", "ll-igl"),
+        ("ottt", {"name": "opzo", "schedule": "fresh", "law": "sphere"}, "ll-igl"),
+        ("ottt", {"name": "opzo", "position": "before", "schedule": "codes", "inverse_alpha": True}, "none"),
+        ("ottt", {"name": "opzo", "schedule": "two-pass", "correct_start": True}, "ll"),
+        ("ottt", {"name": "opzo", "per": "step", "baseline": True, "position": "firing"}, "none"),
+        ("sltt", "opzo", "ll"),
+        ("sltt", "dkp", "ll-igl"),
+        ("sltt", {"name": "zo", "law": "gaussian", "schedule": "hold"}, "ll-igl"),
+        ("sltt", "feedback-alignment", "ll"),
+        ({"name": "sltt-k", "k": 3}, "sign-symmetric", "none"),
+        ({"name": "sltt-k", "k": 3, "rescale": True}, "opzo", "none"),
+        ({"name": "sltt-k", "k": 2}, "dfa", "ll-igl"),
+        ({"name": "ottt", "fidelity": "reference"}, "dkp", "ll"),
+    ]
+] + [
+    {"name": "dfa", "error_delay": 2},
+    {"name": "opzo", "error_delay": 1},
+    {"name": "zo", "error_delay": 1},
+]
+"""A representative part of temporal x spatial x local, and of the options."""
+
+RULES: list[dict] = [{"name": name} for name in rules.names()]
+
+
+def label(rule: dict) -> str:
+    """A short name for a rule and its options."""
+
+    def text(value: object) -> str:
+        if isinstance(value, dict):
+            return "(" + ",".join(str(v) if k == "name" else f"{k}={text(v)}" for k, v in value.items()) + ")"
+        return str(value)
+
+    return "-".join(text(v) for v in rule.values())
+
+
+def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 1) -> Network:
+    """A network of the zoo with weights loud enough that every layer fires."""
+    torch.manual_seed(seed)
+    net = Network(ZOO[name][0]())
+    for node in net.synapses:
+        for key, parameter in node.module.named_parameters():
+            parameter.data.mul_(1.0 if "gain" in key else 2.0)
+    return net.to(dtype)
+
+
+def data(
+    name: str, dtype: torch.dtype = torch.float64, batch: int = BATCH, steps: int = STEPS
+) -> tuple[Tensor, Tensor]:
+    """Inputs ``[T, B, ...]`` and labels for a network of the zoo."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.rand(steps, batch, *ZOO[name][1], generator=generator, dtype=torch.float64) * 2
+    return x.to(dtype), torch.randint(CLASSES, (batch,), generator=generator)

@@ -1,0 +1,1 @@
+"""Slow, obvious implementations, written from the mathematics and used by tests alone."""

@@ -1,0 +1,192 @@
+"""The command: dispatch, words, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+
+import numpy as np
+import pytest
+from cyclopts import App
+
+from onward.cli import INTERRUPTED, USER_ERROR, app, main
+
+SOURCE = str(Path(__file__).parents[3] / "src")
+HELP = "from onward.cli import main; import sys; code = main({argv}); print('torch' in sys.modules, code)"
+
+
+@pytest.fixture
+def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.random((60, 6), dtype=np.float32)
+    np.savez("halves.npz", x=x, y=(x[:, :3].sum(1) > x[:, 3:].sum(1)).astype(int))
+    return ["--data", "halves.npz", "--model.hidden", "8", "--train.epochs", "2", "--train.steps", "3"]
+
+
+def last_line(text: str) -> dict:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=60
+    )
+
+
+@pytest.mark.parametrize("argv", [["--help"], [], ["--version"], ["data", "--help"]])
+def test_help_imports_no_torch(argv: list[str]) -> None:
+    assert python(HELP.format(argv=argv)).stdout.strip().splitlines()[-1] == "False 0"
+
+
+def test_every_command_can_be_imported() -> None:
+    commands = [name for name in app if not name.startswith("-")]
+    assert {"train", "eval", "compare", "rules", "data", "doctor"} <= set(commands)
+    assert all(isinstance(app[name], App) for name in commands)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor"))
+
+
+def test_help_of_train_lists_fields_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--rule", "sltt-k", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("--rule.temporal.k", "--train.epochs", "--optim.lr", "--seed", "fashion-mnist", "opzo"):
+        assert word in shown
+
+
+def test_train_then_eval_then_json(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *flags, "--json"]) == 0
+    captured = capsys.readouterr()
+    trained = last_line(captured.out)
+    assert len(captured.out.splitlines()) == 1
+    assert {"run", "test_accuracy", "test_loss", "samples_per_second", "peak_bytes"} <= trained.keys()
+    assert "epoch 2/2" in captured.err
+    assert main(["eval", trained["run"], "--json"]) == 0
+    own = last_line(capsys.readouterr().out)
+    assert {"run", "test_accuracy", "test_loss", "samples_per_second", "peak_bytes"} <= own.keys()
+    assert own["test_accuracy"] == trained["test_accuracy"]
+    assert main(["eval", trained["run"], "--data", "halves.npz", "--json"]) == 0
+    assert last_line(capsys.readouterr().out)["samples"] == 60
+    assert main(["eval", trained["run"], "--data.split", "train", "--json"]) == 0
+    assert last_line(capsys.readouterr().out)["samples"] == 48
+
+
+def test_lines_without_control_codes_where_there_is_no_terminal(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *flags]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out
+    assert not shown.err
+    epochs = [line for line in shown.out.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == 2
+    assert all(word in epochs[0] for word in ("loss", "accuracy", "test", "samples/s", "rates neuron1:"))
+    assert "Test accuracy" in shown.out
+
+
+def test_a_saved_configuration_is_a_recipe(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", *flags, "--json"])
+    first = last_line(capsys.readouterr().out)
+    main(["train", f"{first['run']}/config.toml", "--json"])
+    second = last_line(capsys.readouterr().out)
+    assert second["test_loss"] == first["test_loss"]
+
+
+def test_compare_json_and_picture(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--rules", "bp,dfa", *flags, "--json"]) == 0
+    captured = capsys.readouterr()
+    result = last_line(captured.out)
+    assert set(result["runs"]) == {"bp", "dfa"}
+    assert Path(result["figure"]).is_file()
+    assert "weight" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "name"),
+    [
+        (["rules"], "rules", "opzo"),
+        (["rules"], "spatial", "dfa"),
+        (["data", "list"], "data", "mnist"),
+    ],
+)
+def test_lists_as_json(argv: list[str], key: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*argv, "--json"]) == 0
+    assert name in {line["name"] for line in last_line(capsys.readouterr().out)[key]}
+
+
+def test_rules_state_needs_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["rules", "--json"])
+    listed = last_line(capsys.readouterr().out)
+    by_name = {line["name"]: line for line in listed["rules"]}
+    assert by_name["bptt"]["memory"] == "O(T)"
+    assert by_name["opzo"]["memory"] == "O(1)"
+    assert not by_name["opzo"]["weight_transport"]
+    for line in [line for lines in listed.values() for line in lines]:
+        assert all(line[key] for key in ("meaning", "paper", "published", "inferred")), line["name"]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = last_line(capsys.readouterr().out)
+    assert {"python", "torch", "threads", "kernels", "data: mnist"} <= {line["what"] for line in found["findings"]}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian"], ["trian", "'train'"]),
+        (["data", "lst"], ["lst", "'list'"]),
+        (["train", "--rule", "opzoo"], ["opzoo", "'opzo'"]),
+        (["train", "--epochs", "3"], ["--epochs", "--train.epochs"]),
+        (["eval", "nowhere"], ["nowhere", "config.toml"]),
+        (["eval"], ["RUN"]),
+        (["compare", "--rules", "dfa,dfa"], ["dfa,dfa"]),
+        (["rules", "--jsn"], ["--jsn", "--json"]),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    argv: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == USER_ERROR
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert len(captured.err.strip().splitlines()) == 1
+    assert all(word in captured.err for word in words)
+
+
+def test_an_unwritable_folder_is_named(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert main(["train", *flags, "--train.out", "file/runs"]) == USER_ERROR
+    assert "file/runs" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_exits_130(flags: list[str]) -> None:
+    command = "from onward.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    endless = [*flags, "--train.epochs", "100000", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "train", *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SOURCE},
+    )
+    while process.poll() is None and not list(Path("runs").glob("*/metrics.jsonl")):
+        sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED, err
+    summary = last_line(out)
+    assert summary["interrupted"]
+    assert summary["run"] in err
+    assert list(Path(summary["run"]).glob("checkpoints/step-*/COMMIT"))
+    assert not (Path(summary["run"]) / "DONE").exists()

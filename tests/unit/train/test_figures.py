@@ -1,0 +1,29 @@
+"""Figures are well-formed pictures of the numbers they are given."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onward.report import curves
+
+SVG = "{http://www.w3.org/2000/svg}"
+points = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 100)), max_size=8)
+
+
+@given(st.dictionaries(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=9), points))
+def test_any_series_draw_one_dot_a_point_inside_the_frame(series: dict[str, list[tuple[float, float]]]) -> None:
+    root = ElementTree.fromstring(curves(series, "a < b & c", "epoch", "accuracy (%)"))
+    dots = root.findall(f"{SVG}circle")
+    assert len(dots) == sum(map(len, series.values()))
+    assert len(root.findall(f"{SVG}polyline")) == sum(map(bool, series.values()))
+    for dot in dots:
+        assert 0 <= float(dot.get("cx", "nan")) <= 720
+        assert 0 <= float(dot.get("cy", "nan")) <= 420
+
+
+def test_numbers_that_are_none_are_left_out() -> None:
+    root = ElementTree.fromstring(curves({"x": [(1, float("nan")), (2, 3.0)]}, "t", "x", "y"))
+    assert len(root.findall(f"{SVG}circle")) == 1
