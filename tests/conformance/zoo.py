@@ -109,6 +109,10 @@ def _between(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Linear(12, 10), make(), nn.Linear(10, 8), make(), nn.Linear(8, CLASSES))
 
 
+def _series() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 7), nn.Linear(7, 10), LIF(), nn.Linear(10, 8), nn.Linear(8, CLASSES))
+
+
 def _transposed() -> nn.Module:
     return nn.Sequential(
         nn.ConvTranspose2d(2, 3, 2, stride=2), LIF(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, CLASSES)
@@ -131,6 +135,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "delayed-layer": (_delayed_layer, FLAT),
     "dropout": (_dropout, MAPS),
     "transposed": (_transposed, MAPS),
+    "series": (_series, FLAT),
     "if": (_between(IF), FLAT),
     "cuba-lif": (_between(lambda: CubaLIF(LIF(learn_threshold=True), 0.3)), FLAT),
     "adaptive-lif": (_between(lambda: AdaptiveLIF(LIF(), 0.3, 0.7)), FLAT),

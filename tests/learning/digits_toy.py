@@ -8,7 +8,7 @@ weights to spatial back-propagation's on the same noisy forward pass, mean over 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,77 +70,109 @@ def network(seed: int, hidden: int = 2) -> Network:
     return net
 
 
-class Yardstick:
-    """Spatial BP on the forward pass of another rule."""
+def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The toy's optimiser."""
+    return torch.optim.Adam(parameters, lr=2e-3)
 
-    def __init__(self, net: Network, rule: Online, sample: Static, draws: KeyedDraws):
-        built = rules.build("ottt")
-        assert isinstance(built, Online)
-        if isinstance(rule.spatial, Noisy):
-            built.spatial = ThroughNoise(rule.spatial.perturbation)
-        built.bind(net, OBJECTIVE, sample, draws)
-        self.net, self.rule, self.draws = net, built, draws
 
-    def gradient(self, x: Static, y: Tensor, ids: Tensor, sequence: int) -> Tensor:
-        """dW^1."""
-        sink = GradSink(self.net)
-        first = self.net.get_parameter("0.weight")
-        kept, first.grad = first.grad, None
-        others = {p: p.grad for p in self.net.parameters()}
-        for p in self.net.parameters():
-            p.grad = None
-        run_sequence(
-            self.net, self.rule, OBJECTIVE, x, y, sink, draws=self.draws, ids=ids, sequence=sequence
-        )
-        sink.flush()
-        found = first.grad
-        for p, grad in others.items():
-            p.grad = grad
-        first.grad = kept
+class Toy:
+    """A network in training by one rule, beside the yardstick that measures the direction of its updates."""
+
+    def __init__(
+        self,
+        choice: Mapping[str, Any],
+        seed: int,
+        *,
+        hidden: int = 2,
+        optimiser: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = adam,
+    ):
+        self.digits, self.net, self.draws = Digits.load(seed), network(seed, hidden), KeyedDraws(seed)
+        self.rule, self.yardstick = (self._bound(rule) for rule in (choice, {"name": "ottt"}))
+        if isinstance(self.rule.spatial, Noisy):
+            self.yardstick.spatial = ThroughNoise(self.rule.spatial.perturbation)
+            self.yardstick = self._bind(self.yardstick)
+        self.sink = GradSink(self.net)
+        self.first = self.net.get_parameter("0.weight")
+        self.optimiser = optimiser([*self.net.parameters(), *self.rule.parameters()])
+        self.order = torch.Generator().manual_seed(2000 + seed)
+        self.updates = 0
+
+    def epoch(self, measure: Callable[[float], None]) -> float:
+        """Trains once over the data; ``measure`` receives the cosine of every update. Returns the mean loss."""
+        batches = torch.randperm(TRAIN, generator=self.order).split(BATCH)
+        losses = []
+        for ids in batches:
+            truth = self._gradient(ids)
+            loss, summed = self._learn(ids)
+            losses.append(loss)
+            measure(cosine(summed, truth))
+            self.updates += 1
+        return sum(losses) / len(losses)
+
+    def accuracy(self) -> float:
+        """On the test samples, in percent."""
+        x, y = Static(self.digits.x[TRAIN:], STEPS), self.digits.y[TRAIN:]
+        predicted = OBJECTIVE.predict(evaluate(self.net, OBJECTIVE, x, y).evidence)
+        return 100 * float((predicted == y).float().mean())
+
+    def _learn(self, ids: Tensor) -> tuple[float, Tensor]:
+        """One mini-batch: its loss, and the summed gradient of the first weights."""
+        summed = torch.zeros_like(self.first)
+
+        def update() -> None:
+            self.sink.flush()
+            if self.first.grad is not None:
+                summed.add_(self.first.grad)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+
+        if self.rule.traits.updates == "step":
+            loss = self._run(self.rule, ids, after_step=update)
+        else:
+            loss = self._run(self.rule, ids)
+            update()
+        return loss, summed
+
+    def _gradient(self, ids: Tensor) -> Tensor:
+        """What spatial BP gives the first weights."""
+        self._run(self.yardstick, ids)
+        self.sink.flush()
+        found = self.first.grad
+        self.net.zero_grad()
         assert found is not None
         return found
 
-
-def train(rule_choice: Mapping[str, Any], seed: int, *, hidden: int = 2, epochs: int = EPOCHS) -> Result:
-    """One run."""
-    digits, net, draws = Digits.load(seed), network(seed, hidden), KeyedDraws(seed)
-    rule = rules.build(rule_choice)
-    assert isinstance(rule, Online)
-    sample = Static(digits.x[:BATCH], STEPS)
-    rule.bind(net, OBJECTIVE, sample, draws)
-    yardstick, sink = Yardstick(net, rule, sample, draws), GradSink(net)
-    optimiser = torch.optim.Adam([*net.parameters(), *rule.parameters()], lr=2e-3)
-
-    def update() -> None:
-        sink.flush()
-        optimiser.step()
-        optimiser.zero_grad()
-
-    updates, cosines, losses = epochs * (TRAIN // BATCH), [], []
-    order = torch.Generator().manual_seed(2000 + seed)
-    for k in range(updates):
-        if k % (TRAIN // BATCH) == 0:
-            shuffled = torch.randperm(TRAIN, generator=order)
-        ids = shuffled[:BATCH]
-        shuffled = shuffled.roll(-BATCH)
-        x, y = Static(digits.x[ids], STEPS), digits.y[ids]
-        truth = yardstick.gradient(x, y, ids, k) if k >= updates - 50 else None
-        before = net.get_parameter("0.weight").detach().clone()
-        online = rule.traits.updates == "step"
+    def _run(self, rule: Online, ids: Tensor, after_step: Callable[[], None] | None = None) -> float:
+        x, y = Static(self.digits.x[ids], STEPS), self.digits.y[ids]
         outcome = run_sequence(
-            net, rule, OBJECTIVE, x, y, sink, draws=draws, ids=ids, sequence=k, after_step=update if online else None
+            self.net,
+            rule,
+            OBJECTIVE,
+            x,
+            y,
+            self.sink,
+            draws=self.draws,
+            ids=ids,
+            sequence=self.updates,
+            after_step=after_step,
         )
-        losses.append(float(outcome.loss))
-        if online:
-            step = before - net.get_parameter("0.weight").detach()
-        else:
-            sink.flush()
-            step = net.get_parameter("0.weight").grad
-            optimiser.step()
-        if truth is not None and step is not None:
-            cosines.append(cosine(step, truth))
-        optimiser.zero_grad()
-    test = evaluate(net, OBJECTIVE, Static(digits.x[TRAIN:], STEPS), digits.y[TRAIN:])
-    accuracy = 100 * float((OBJECTIVE.predict(test.evidence) == digits.y[TRAIN:]).float().mean())
-    last = losses[-(TRAIN // BATCH) :]
-    return Result(accuracy, sum(cosines) / len(cosines), sum(last) / len(last))
+        return float(outcome.loss)
+
+    def _bound(self, choice: Mapping[str, Any]) -> Online:
+        rule = rules.build(choice)
+        assert isinstance(rule, Online)
+        return self._bind(rule)
+
+    def _bind(self, rule: Online) -> Online:
+        rule.bind(self.net, OBJECTIVE, Static(self.digits.x[:BATCH], STEPS), self.draws)
+        return rule
+
+
+def train(toy: Toy, epochs: int = EPOCHS) -> Result:
+    """Runs all epochs."""
+    cosines: list[float] = []
+    loss = 0.0
+    for _ in range(epochs):
+        loss = toy.epoch(cosines.append)
+    measured = cosines[-50:]
+    return Result(toy.accuracy(), sum(measured) / len(measured), loss)

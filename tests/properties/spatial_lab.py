@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def dense(
     """A fully connected float64 network with weights N(0, gain / fan_in)."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out, bias=bias), neuron()]
     net = Network(nn.Sequential(*layers[:-1])).double()
     with torch.no_grad():
@@ -249,9 +250,9 @@ class Bench:
         return [self.rule._port, *(port for _, port in getattr(self.rule.local, "_ports", []))]
 
 
-def opzo(perturbation: Perturbation, **options: Any) -> OPZO:
+def opzo(perturbation: Perturbation, options: Options) -> OPZO:
     """OPZO with a perturbation that no registry knows."""
-    return OPZO(perturbation, OPZOOptions(name="opzo", alpha=perturbation.alpha, **options))
+    return OPZO(perturbation, OPZOOptions.model_validate({"name": "opzo", **options}))
 
 
 def still(batch: int, features: int, steps: int, *, scale: float = 1.0, seed: int = 1) -> Static:

@@ -65,7 +65,7 @@ def test_t28_m_is_the_transposed_jacobian_of_a_linear_network(law, schedule):
 
 @pytest.mark.parametrize("position", ["before", "firing"])
 def test_t28_noise_before_a_linear_neuron_is_noise_after_it(position):
-    """T-28 at the other positions: an identity neuron passes alpha z on, so *before* gives J^T too; *firing* refuses."""
+    """T-28 at the other positions: an identity neuron passes alpha z on, so *before* gives J^T; *firing* refuses."""
     net = dense([5, 6, 4, 3], Identity, gain=1.0)
     x = still(30_000, 5, 4, scale=0.3)
     if position == "firing":
@@ -165,7 +165,9 @@ def test_t29_a_unit_sphere_estimates_a_jacobian_n_times_too_small():
     """T-29, negative control: noise on the unit sphere converges to J^T / n."""
     net = dense([5, 4, 3], Identity, gain=1.0)
     noise = Perturbation(UnitSphere(), After(), Pairs(), 0.5)
-    bench = Bench(net, still(50_000, 5, 4, scale=0.1), opzo(noise, inverse_alpha=True, correct_start=True))
+    bench = Bench(
+        net, still(50_000, 5, 4, scale=0.1), opzo(noise, {"alpha": 0.5, "inverse_alpha": True, "correct_start": True})
+    )
     bench.learn()
     assert distance(bench.m(0), jacobians(net)[0].T / 4) < 0.04
 
@@ -530,6 +532,23 @@ def test_auto_shares_only_above_a_million_neurons():
         assert (channels * side * side > DENSE_UNITS) is (rows == 4)
         assert bench.m(0).shape == (rows, 2)
     assert Bench(dense([5, 6, 3]), still(2, 5, 2), {"name": "opzo", "sharing": "channel"}).m(0).shape == (6, 3)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_second_pass_leaves_running_statistics_alone(momentum):
+    """Two passes a step update batch normalisation once: statistics and their count equal those of one pass."""
+    found = []
+    for schedule in ("fresh", "two-pass"):
+        torch.manual_seed(0)
+        body = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, momentum=momentum), LIF(), nn.Flatten(), nn.Linear(18, 3)]
+        net = Network(nn.Sequential(*body)).double()
+        Bench(
+            net, Static(torch.randn(4, 1, 5, 5, dtype=torch.float64), 6), {"name": "opzo", "schedule": schedule}
+        ).learn()
+        found.append([buffer.clone() for name, buffer in net.named_buffers() if name.startswith("1.")])
+    assert len(found[0]) == 3
+    assert int(found[0][2]) == 6
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 # Where M lives

@@ -59,7 +59,7 @@ def equal_inputs(net: Network, batch: int, steps: int) -> Static:
 
 @dataclass
 class Points:
-    """What a linear network did under noise: ``z[l]`` ``[T, B, n_l]``, readouts ``[T, B, m]``, and ``clean`` ``[m]``."""
+    """What a linear network did under noise: ``z[l]`` ``[T, B, n_l]``, readouts ``[T, B, m]``, ``clean`` ``[m]``."""
 
     z: list[Tensor]
     out: Tensor
@@ -320,9 +320,9 @@ def test_proposition_in_a_spiking_network_zo_is_orders_above_bp_and_opzo_level_w
     mini-batch and noise; per hidden layer sum_i Var[dW_i] of ZO exceeds BP's a hundredfold, OPZO's stays within
     a factor of 4 of it."""
     task = trained()
-    opzo = {"name": "opzo", "rho": 0.998, "inverse_alpha": True, "correct_start": True, "warmup": 100}
+    opzo = {"name": "opzo", "alpha": 0.1, "rho": 0.998, "inverse_alpha": True, "correct_start": True, "warmup": 100}
     variances = {}
-    for name, spatial in (("bp", "bp"), ("zo", "zo"), ("opzo", opzo)):
+    for name, spatial in (("bp", "bp"), ("zo", {"name": "zo", "alpha": 0.1}), ("opzo", opzo)):
         bench = Bench(task.net, task.batch(0)[0], spatial, REFERENCE)
         for k in range(100 if name == "opzo" else 0):
             x, y, ids = task.batch(1000 + k)

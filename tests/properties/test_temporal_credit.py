@@ -124,6 +124,7 @@ PLAIN = [
     "delayed-input",
     "delayed-layer",
     "transposed",
+    "series",
     "if",
     "cuba-lif",
     "adaptive-lif",

@@ -53,7 +53,7 @@ def configurations(names: str, tokens: tuple[str, ...]) -> dict[str, RunConfig]:
 def _rule(label: str) -> Choice:
     """The rule of that name, else OTTT's traces with the spatial credit of that name (``bp`` is no rule by itself)."""
     grid = label in spatials.names() and label not in registry.names()
-    return registry.parse({"name": "online", "spatial": label} if grid else label)
+    return registry.parse({"name": "ottt", "spatial": label} if grid else label)
 
 
 def _table(comparison: Comparison, configs: dict[str, RunConfig]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from onward.cli.output import Json, console, emit
 from onward.data import listing
+from onward.data.cache import VARIABLE, cache_folder
 from onward.train.folder import environment
 
 
@@ -25,7 +27,7 @@ class Finding(NamedTuple):
 
 def doctor(*, json: Json = False) -> None:
     """Shows what this machine has: versions, threads, kernels, data, caches."""
-    found = [*_versions(), *_compute(), *_data()]
+    found = [*_versions(), *_compute(), *_data(), *_caches()]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in found:
         table.add_row(
@@ -50,12 +52,18 @@ def _compute() -> Iterator[Finding]:
     cuda = here["cuda"]
     yield Finding("cuda", True, cuda or "none seen by torch; --device cpu is the default")
     yield Finding("oneDNN", torch.backends.mkldnn.is_available(), "fast CPU convolutions and products in torch")
-    compiled = find_spec("numba") is not None
-    yield Finding(
-        "kernels", compiled, "compiled by numba" if compiled else "plain torch: install numba for faster ones"
-    )
+    numba = find_spec("numba") is not None
+    yield Finding("kernels", numba, "numba can compile them" if numba else "plain torch; install numba for faster ones")
 
 
 def _data() -> Iterator[Finding]:
     for line in listing():
-        yield Finding(f"data: {line.name}", line.found, line.where)
+        where = line.where if line.found else "not here; `onward data list` says how to get it"
+        yield Finding(f"data: {line.name}", line.found, where)
+
+
+def _caches() -> Iterator[Finding]:
+    folder = cache_folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = os.access(existing, os.W_OK)
+    yield Finding("cache", writable, f"{folder}{'' if writable else ': cannot be written; set ' + VARIABLE}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onward.core.draws import Draws, Keep, Key
-from onward.core.errors import NonFiniteError, TopologyMismatch
+from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.network import Kind, Network, Node
 from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
@@ -51,6 +51,14 @@ class PerSequence(Norms):
                 "set norm_over to 'step', or the chunk to the number of steps"
             )
         return rowwise(module, x)
+
+
+def noise_in_norm(node: Node) -> TopologyMismatch:
+    """What to say of a normalisation that would see injected noise."""
+    return TopologyMismatch(
+        f"{node} normalises a signal that carries injected noise; put a synapse between the spiking layer and "
+        "the normalisation, or choose noise before the neuron (position 'before')"
+    )
 
 
 def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -108,9 +116,20 @@ class Interpreter(ABC):
         present = [signal for signal in signals if signal is not None]
         if not present:
             return None
-        if node.kind is Kind.ADD:
-            return present[0].plus(present[1]) if len(present) == 2 else present[0]
-        return self._single(node, present[0])
+        try:
+            return self._sum(present) if node.kind is Kind.ADD else self._single(node, present[0])
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            came = " and ".join(f"{list(s.sent.shape[1:])}" for s in present)
+            raise ShapeError(
+                f"{node} ({type(node.module).__name__}) cannot take an input of shape {came} (batch first) and dtype "
+                f"{present[0].sent.dtype}: {error}"
+            ) from error
+
+    @staticmethod
+    def _sum(present: list[Signal]) -> Signal:
+        return present[0].plus(present[1]) if len(present) == 2 else present[0]
 
     def _single(self, node: Node, signal: Signal) -> Signal:
         match node.kind:
@@ -168,10 +187,7 @@ class Interpreter(ABC):
         sent = self.norms(node.module, signal.sent, self.context.steps)
         if signal.clean is signal.sent:
             return Signal(sent, sent)
-        raise TopologyMismatch(
-            f"{node} normalises a signal that carries injected noise; put a synapse between the spiking layer and "
-            "the normalisation, or choose noise before the neuron (position 'before')"
-        )
+        raise noise_in_norm(node)
 
     def _shift(self, node: Node, signal: Signal) -> Signal:
         module: Any = node.module
@@ -322,11 +338,11 @@ def run_walk(walk: Interpreter, x: Tensor) -> Tensor:
 def frozen_statistics(net: Network) -> Iterator[None]:
     """Running statistics of normalisation layers stay as they are while the network runs in training mode."""
     norms: list[Any] = [node.module for node in net.of(Kind.NORM)]
-    momenta = [module.momentum for module in norms]
+    tracking = [module.track_running_stats for module in norms]
     for module in norms:
-        module.momentum = 0.0
+        module.track_running_stats = False
     try:
         yield
     finally:
-        for module, momentum in zip(norms, momenta, strict=True):
-            module.momentum = momentum
+        for module, tracks in zip(norms, tracking, strict=True):
+            module.track_running_stats = tracks

@@ -276,7 +276,7 @@ class Network(nn.Module):
         return [node for node in self.neurons if node.index not in exposed]
 
     def reader(self, node: Node) -> Node | None:
-        """The first neuron that ``node`` reaches through glue alone; None if it reaches the output instead.
+        """The first neuron that ``node`` reaches without a delay; None if it reaches the output instead.
 
         A synapse takes its credit from there, *up to the next spike and no further*.
         """
@@ -284,16 +284,12 @@ class Network(nn.Module):
         return None if index is None else self.nodes[index]
 
     def exposed(self, node: Node) -> bool:
-        """Whether ``node`` reaches the network's output through glue alone."""
-        return node.index in self._reached_back(self.output)
+        """Whether some way from ``node`` to the output passes neither a spike nor a delay."""
+        return self._leads_out(node, {Kind.NEURON, Kind.DELAY})
 
     def reaches_output(self, node: Node) -> bool:
         """Whether some way from ``node`` to the output passes no delay."""
-        reached = {node.index}
-        for later in self.nodes[node.index + 1 :]:
-            if later.kind is not Kind.DELAY and reached.intersection(later.inputs):
-                reached.add(later.index)
-        return self.output in reached
+        return self._leads_out(node, {Kind.DELAY})
 
     def sender(self, node: Node) -> Node | None:
         """The nearest neuron upstream of ``node``, delays included; None if it reads the network's input."""
@@ -307,6 +303,11 @@ class Network(nn.Module):
                 seen.add(index)
                 frontier += self.nodes[index].inputs
         return None
+
+    def sources(self, node: Node) -> list[Node]:
+        """The synapses and neurons that reach ``node`` through glue alone."""
+        reached = [self.nodes[i] for i in sorted(self._reached_back(node.index) - {node.index})]
+        return [other for other in reached if other.kind in (Kind.SYNAPSE, Kind.NEURON)]
 
     def wakes(self, node: Node) -> int:
         """The first time step at which a signal reaches ``node``: 1 behind a delay that closes a cycle, else 0."""
@@ -334,12 +335,17 @@ class Network(nn.Module):
         assert out is not None
         return out
 
+    def _leads_out(self, node: Node, barriers: set[Kind]) -> bool:
+        reached = {node.index}
+        for later in self.nodes[node.index + 1 :]:
+            if later.kind not in barriers and reached.intersection(later.inputs):
+                reached.add(later.index)
+        return self.output in reached
+
     def _first_reader(self, node: Node) -> int | None:
         reached = {node.index}
         for later in self.nodes[node.index + 1 :]:
-            if later.kind in _BARRIERS and later.kind is not Kind.NEURON:
-                continue
-            if reached.intersection(later.inputs):
+            if later.kind is not Kind.DELAY and reached.intersection(later.inputs):
                 if later.kind is Kind.NEURON:
                     return later.index
                 reached.add(later.index)

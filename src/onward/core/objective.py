@@ -170,6 +170,8 @@ class Objective(ABC):
             )
         if y.shape != out.shape[1:2]:
             raise ShapeError(f"labels of shape {list(y.shape)} were given for a batch of {out.shape[1]}")
+        if y.dtype != torch.int64:
+            raise ShapeError(f"labels of dtype {y.dtype} were given; expected torch.int64: use y.long()")
         if int(y.max()) >= out.shape[2] or int(y.min()) < 0:
             raise ShapeError(
                 f"label {int(y.max() if y.max() >= out.shape[2] else y.min())} was given, but the network has "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onward.core.draws import Draws, KeyedDraws
-from onward.core.errors import TopologyMismatch
+from onward.core.errors import ShapeError, TopologyMismatch
 from onward.core.interpret import Forward, Record, run_walk
 from onward.core.network import Network
 from onward.core.objective import Objective
@@ -76,6 +76,8 @@ def run_sequence(
     chunk = fit_chunk(net, rule, x.steps if chunk is None else chunk, online=after_step is not None)
     rule.check(net, x, chunk)
     ids = torch.arange(x.batch) if ids is None else ids
+    if ids.shape != (x.batch,):
+        raise ShapeError(f"sample ids of shape {list(ids.shape)} were given for a batch of {x.batch}")
     context = Context(draws, ids, sequence, x.steps, samples or x.batch, watch)
     sink.open()
     lesson = Lesson(net, objective, y, sink, context)

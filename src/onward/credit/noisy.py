@@ -8,8 +8,8 @@ import torch
 from torch import Size, Tensor
 
 from onward.core.draws import Draws
-from onward.core.interpret import Record
-from onward.core.network import Network, Node
+from onward.core.interpret import Record, noise_in_norm
+from onward.core.network import Kind, Network, Node
 from onward.core.synapse import Params, ops_of
 from onward.credit.base import Port, Spatial
 from onward.credit.perturbation import Perturbation
@@ -28,9 +28,12 @@ class Noisy(Spatial, ABC):
         self._noisy: frozenset[int] = frozenset()
 
     def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
-        """Marks the hidden neurons; raises `TopologyMismatch` for one that noise cannot enter."""
+        """Marks the hidden neurons; raises `TopologyMismatch` where noise cannot enter or must not go."""
         for node in net.hidden:
             self.perturbation.site.check(node)
+        for norm in net.of(Kind.NORM) if self.perturbation.site.is_sent else ():
+            if set(net.sources(norm)).intersection(net.hidden):
+                raise noise_in_norm(norm)
         self._noisy = frozenset(node.index for node in net.hidden)
 
     def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:

@@ -133,7 +133,9 @@ class Codes(Schedule):
 
 
 class Site(ABC):
-    """Where noise enters a neuron."""
+    """Where noise enters a neuron; ``is_sent`` tells whether it travels with what the neuron sends."""
+
+    is_sent: bool = False
 
     @abstractmethod
     def check(self, node: Node) -> None:
@@ -150,6 +152,8 @@ class Site(ABC):
 
 class After(Site):
     """On the activity: s + alpha z is sent."""
+
+    is_sent = True
 
     def check(self, node: Node) -> None:
         """See `Site.check`: any neuron will do."""

@@ -6,7 +6,6 @@ its place, and where that cannot either, memory; one warning says so.
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -31,15 +30,26 @@ def cache_folder() -> Path:
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).expanduser()
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "onward" / "cache"
+        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / "onward" / "cache"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "onward"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onward"
+        return _home() / "Library" / "Caches" / "onward"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "onward"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # a user without an entry, as in some containers
+        return _temporary()
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"onward-cache-{os.environ.get('USER', 'user')}"
 
 
 def folders() -> list[Path]:
     """Folders to look in and write to, best first."""
-    return [cache_folder(), Path(tempfile.gettempdir()) / f"onward-cache-{getpass.getuser()}"]
+    return [cache_folder(), _temporary()]
 
 
 def cache_key(parameters: Mapping[str, Any], sources: list[Path]) -> str:
@@ -52,7 +62,8 @@ def cache_key(parameters: Mapping[str, Any], sources: list[Path]) -> str:
 
 def find_cached(name: str) -> Path | None:
     """The file of a cached entry, or None."""
-    return next((path for folder in folders() if (path := folder / f"{name}.npz").is_file()), None)
+    paths = (folder / f"{name}.npz" for folder in folders())
+    return next((path for path in paths if os.path.isfile(path)), None)  # false, too, where it may not be looked
 
 
 def cached(name: str, build: Callable[[], Arrays]) -> Arrays:

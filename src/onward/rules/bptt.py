@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from onward.core.draws import Draws
-from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk
+from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk, shapes
 from onward.core.network import Network, Node
 from onward.core.neuron import Firing
 from onward.core.registry import Choice
@@ -79,7 +79,8 @@ class BPTT(LearningRule):
         return Traits(backward="time", memory="O(T)", per_step_error=False, weight_transport=True, stochastic=False)
 
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
-        """Nothing to keep."""
+        """Nothing to keep; one step of the sample shows whether the network can take it."""
+        shapes(net, sample, draws)
 
     def begin(self, lesson: Lesson) -> None:
         """See `LearningRule.begin`."""

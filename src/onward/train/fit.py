@@ -58,10 +58,11 @@ class Pace:
 
 @dataclass
 class Fitted:
-    """How training went; ``score`` is the last one taken, ``peak_bytes`` the first update's (see `meter`)."""
+    """How training went; ``score`` is the last one taken, after ``scored_epoch``; ``peak_bytes`` see `meter`."""
 
     progress: Progress = field(default_factory=Progress)
     score: Score | None = None
+    scored_epoch: int = 0
     interrupted: bool = False
     peak_bytes: int = 0
     pace: Pace = field(default_factory=Pace)
@@ -199,6 +200,7 @@ class _Run:
         if progress.epoch % self.config.eval_every and progress.epoch < self.config.epochs:
             return None, False
         self.fitted.score = score(parts.net, parts.objective, parts.validation or parts.test, parts.device, parts.chunk)
+        self.fitted.scored_epoch = progress.epoch
         if parts.validation is None:
             return self.fitted.score, False
         better = self.fitted.score.accuracy > progress.best_accuracy

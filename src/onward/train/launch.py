@@ -59,18 +59,20 @@ class Evaluation:
     rates: Mapping[str, float]
 
 
-def train(config: RunConfig, on_event: OnEvent = ignore) -> Summary:
+def train(config: RunConfig, on_event: OnEvent = ignore, label: str | None = None) -> Summary:
     """Trains what ``config`` describes in a new run folder and tests it.
 
     The last epoch is tested; with ``train.validation`` (and ``keep_best``) the best one on held-out data is.
-    Ctrl-C ends it after the mini-batch at hand, with everything saved. Raises `OnwardError` in words.
+    Ctrl-C ends it after the mini-batch at hand, with everything saved. ``label`` names the run, in place of the
+    rule's name. Raises `OnwardError` in words.
     """
-    began = perf_counter()
+    began, name = perf_counter(), label or config.rule.name
     parts, resolved = assemble(config)
-    folder = RunFolder.create(Path(config.train.out), f"{config.rule.name}-{config.data.name}-{config.model.name}")
+    folder = RunFolder.create(Path(config.train.out), f"{name}-{config.data.name}-{config.model.name}")
     folder.begin(resolved, parts.interface)
     parameters = sum(p.numel() for p in parts.net.parameters() if p.requires_grad)
-    on_event(Started(_title(config), config.train.epochs, len(parts.loader), parameters, folder.path))
+    title = f"{name} on {config.data.name}, {config.model.name}, {config.device}"
+    on_event(Started(title, config.train.epochs, len(parts.loader), parameters, folder.path))
     with Interrupt() as interrupt:
         fitted = fit(parts, resolved.train, folder=folder, on_event=on_event, stop=interrupt)
     tested, reported = _final(parts, config, folder, fitted)
@@ -91,15 +93,11 @@ def train(config: RunConfig, on_event: OnEvent = ignore) -> Summary:
     return summary
 
 
-def _title(config: RunConfig) -> str:
-    return f"{config.rule.name} on {config.data.name}, {config.model.name}, {config.device}"
-
-
 def _final(parts: Parts, config: RunConfig, folder: RunFolder, fitted: Fitted) -> tuple[Score | None, str]:
     """The test score of a finished run, and in words which weights it belongs to."""
     progress = fitted.progress
     if parts.validation is None and fitted.score is not None:
-        return fitted.score, f"epoch {progress.epoch}, the last"
+        return fitted.score, f"epoch {fitted.scored_epoch}, the last"
     if fitted.interrupted:
         return None, "not tested"
     best = progress.best_epoch if parts.validation is not None and config.train.keep_best else 0
@@ -176,7 +174,7 @@ def compare(configs: Mapping[str, RunConfig], on_event: OnEvent = ignore) -> Com
     folder = RunFolder.create(Path(first.train.out), f"compare-{first.data.name}-{first.model.name}")
     runs: dict[str, Summary] = {}
     for label, config in configs.items():
-        runs[label] = train(_inside(config, folder.path), on_event)
+        runs[label] = train(_inside(config, folder.path), on_event, label)
         if runs[label].interrupted:
             on_event(Ended("the rules after this one were not run"))
             break
