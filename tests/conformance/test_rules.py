@@ -136,6 +136,21 @@ def test_a_batch_is_the_mean_of_its_halves(rule: dict, name: str) -> None:
     assert_close({k: (first[k] + second[k]) / 2 for k in first}, both)
 
 
+@pairs_of(RULES, ["conv", "dropout"])
+def test_parts_of_a_batch_in_different_places_add_up(rule: dict, name: str) -> None:
+    """Data parallel: each place knows its own samples, their ids and the size of the whole batch."""
+    (x, y), net = data(name), make(name)
+    built = bound(rule, net, x)
+    teach(net, built, x, y)
+    start = {k: v.clone() for k, v in built.state_dict().items()}
+    parts = []
+    for rows in (slice(None), slice(0, 1), slice(1, BATCH)):
+        built.load_state_dict(start)
+        ids = torch.arange(BATCH)[rows]
+        parts.append(teach(net, built, x[:, rows], y[rows], ids=ids, samples=BATCH, sequence=1).grads)
+    assert_close({k: parts[1][k] + parts[2][k] for k in parts[0]}, parts[0])
+
+
 @pairs_of(RULES, ["mlp", "conv", "dropout", "delayed-input", "delayed-layer", "recurrent", "adaptive-lif"])
 def test_a_sequence_may_be_handed_over_in_parts(rule: dict, name: str) -> None:
     """Only the carry passes from one part to the next."""
@@ -196,3 +211,17 @@ def _accumulate(net: Network, rule: LearningRule, x: torch.Tensor, y: torch.Tens
         run_sequence(net, rule, OBJECTIVE, Frames(x), y, sink, draws=KeyedDraws(0), sequence=n)
     sink.flush()
     return gradients(net, rule)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pairs_of(CELLS, ["dropout", "feedback"])
+def test_a_gpu_gives_the_same_numbers(rule: dict, name: str) -> None:
+    """Randomness included: draws are keyed, not drawn from a device's generator."""
+    (x, y), found = data(name), []
+    for device in ("cpu", "cuda"):
+        net = make(name).to(device)
+        built = bound(rule, net, x.to(device))
+        teach(net, built, x.to(device), y.to(device))
+        found.append({k: g.cpu() for k, g in teach(net, built, x.to(device), y.to(device), sequence=1).grads.items()})
+    assert_close(found[1], found[0], rtol=1e-8)

@@ -43,6 +43,13 @@ from onward.rules.online import Online
 Options = Mapping[str, Any]
 
 REFERENCE = {"name": "ottt", "fidelity": "reference"}
+SETTLED: Options = {"name": "opzo", "alpha": 0.5, "inverse_alpha": True, "correct_start": True}
+"""M after one sequence of frozen weights is the (nearly) plain mean of z o^T / alpha."""
+
+
+def settled(**options: Any) -> dict[str, Any]:
+    """`SETTLED` with other options."""
+    return {**SETTLED, **options}
 
 
 class Identity(Neuron):
@@ -253,6 +260,14 @@ class Bench:
 def opzo(perturbation: Perturbation, options: Options) -> OPZO:
     """OPZO with a perturbation that no registry knows."""
     return OPZO(perturbation, OPZOOptions.model_validate({"name": "opzo", **options}))
+
+
+def conv_bench(spatial: str | Options, chunk: int | None = 1) -> Bench:
+    """A small convolutional LIF network on a static input, with a bench of its own."""
+    torch.manual_seed(5)
+    net = Network(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), LIF(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)))
+    x = Static(2 * torch.randn(6, 2, 4, 5, dtype=torch.float64), 6)
+    return Bench(net.double(), x, spatial, chunk=chunk)
 
 
 def still(batch: int, features: int, steps: int, *, scale: float = 1.0, seed: int = 1) -> Static:

@@ -1,50 +1,38 @@
-"""OPZO: what M estimates, when it moves, and what each of its options changes (and leaves alone).
+"""OPZO: what M estimates, of which shape it is, and where it lives.
 
-Numbers T-.. are those of the project's specification of online training. Monte-Carlo tests are seeded and state
-their tolerance; the rest holds to float64 rounding.
+Numbers T-.. are those of the project's specification of online training. Monte-Carlo tests are seeded and
+state their tolerance; the rest holds to float64 rounding.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import comb, exp, pi, sqrt
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from onward.core import Delay, Frames, KeyedDraws, Network, RecordedDraws, Residual, Static, evaluate
+from onward.core import KeyedDraws, Network, RecordedDraws, Residual, Static, evaluate
 from onward.core.draws import Gaussian, Law, Rademacher, Sphere
-from onward.core.errors import ConfigError, TopologyMismatch, UnknownName
+from onward.core.errors import TopologyMismatch
 from onward.core.interpret import Record
 from onward.credit.opzo import DENSE_UNITS
 from onward.credit.perturbation import After, Codes, Pairs, Perturbation, sign_code
-from onward.neurons import IF, LI, LIF, AdaptiveLIF, CubaLIF, HardReset
-from onward.rules import rules
-from properties.opzo_by_hand import Hand
+from onward.neurons import LI, LIF
 from properties.spatial_lab import (
-    REFERENCE,
+    SETTLED,
     Bench,
     Identity,
-    Options,
-    cosine,
+    conv_bench,
     dense,
     distance,
     jacobians,
     opzo,
+    settled,
     still,
-    weights,
 )
 
 LAWS = ["rademacher", "gaussian", "sphere"]
-SETTLED: Options = {"name": "opzo", "alpha": 0.5, "inverse_alpha": True, "correct_start": True}
-"""M after one sequence of frozen weights is the (nearly) plain mean of z o^T / alpha."""
-
-
-def settled(**options: Any) -> dict[str, Any]:
-    return {**SETTLED, **options}
-
 
 # What M estimates
 
@@ -165,9 +153,7 @@ def test_t29_a_unit_sphere_estimates_a_jacobian_n_times_too_small():
     """T-29, negative control: noise on the unit sphere converges to J^T / n."""
     net = dense([5, 4, 3], Identity, gain=1.0)
     noise = Perturbation(UnitSphere(), After(), Pairs(), 0.5)
-    bench = Bench(
-        net, still(50_000, 5, 4, scale=0.1), opzo(noise, {"alpha": 0.5, "inverse_alpha": True, "correct_start": True})
-    )
+    bench = Bench(net, still(50_000, 5, 4, scale=0.1), opzo(noise, SETTLED))
     bench.learn()
     assert distance(bench.m(0), jacobians(net)[0].T / 4) < 0.04
 
@@ -278,201 +264,29 @@ def test_schedules_say_which_z_and_which_sign(schedule, signs, blocks):
         assert torch.equal(z, expected)
 
 
-# Every option, against the equations
+def test_codes_of_other_lengths_stay_balanced():
+    """Every even length from 2 to 12 has a balanced code that starts with +1; length 2 is the antithetic pair."""
+    assert sign_code(2, 0.5) == (1, -1)
+    for length in range(2, 13, 2):
+        code = sign_code(length, 0.5)
+        assert (len(code), sum(code), code[0]) == (length, 0, 1)
+    blocks, signs = Codes(6).plan(torch.arange(8), 0.5)
+    assert blocks.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    assert signs.tolist() == [*sign_code(6, 0.5), *sign_code(6, 0.5)[:2]]
 
 
-Z_SIGNS: dict[str, list[tuple[int, int]]] = {
-    "fresh": [(t, 1) for t in range(6)],
-    "two-pass": [(t, 1) for t in range(6)],
-    "pairs": [(t // 2, 1 - 2 * (t % 2)) for t in range(6)],
-    "codes": [(t // 4, [1, 1, -1, -1][t % 4]) for t in range(6)],
-    "hold": [(0, 1)] * 6,
-}
-OPTION_CASES: list[dict[str, Any]] = [
-    {},
-    {"alpha": 0.7},
-    {"rho": 0.5},
-    {"rho": 0.0},
-    {"rho": 1.0},
-    *({"schedule": name} for name in ("fresh", "two-pass", "codes", "hold")),
-    *({"position": name} for name in ("before", "firing")),
-    {"position": "before", "schedule": "two-pass"},
-    {"position": "firing", "schedule": "two-pass"},
-    {"position": "firing", "schedule": "hold"},
-    {"per": "step"},
-    {"per": "step", "schedule": "two-pass", "correct_start": True},
-    {"inverse_alpha": True},
-    {"correct_start": True},
-    {"baseline": True},
-    {"baseline": True, "per": "step", "schedule": "fresh"},
-    {"warmup": 2},
-    {"freeze_after": 1},
-    {"warmup": 1, "freeze_after": 1, "correct_start": True},
-]
-
-
-def by_hand(net: Network, options: dict[str, Any], delay: int = 0) -> Hand:
-    biases = [p.detach() for name, p in net.named_parameters() if name.endswith("bias")]
-    alpha = options.get("alpha", 0.2)
-    return Hand(
-        [w.clone() for w in weights(net)],
-        [b.clone() for b in biases],
-        alpha=alpha,
-        rho=options.get("rho", 0.9),
-        position=options.get("position", "after"),
-        two_pass=options.get("schedule") == "two-pass",
-        per_step=options.get("per") == "step",
-        factor=1 / alpha if options.get("inverse_alpha") else 1.0,
-        correct=options.get("correct_start", False),
-        baseline=options.get("baseline", False),
-        warmup=options.get("warmup", 0),
-        freeze_after=options.get("freeze_after"),
-        delay=delay,
-    )
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 6])
-@pytest.mark.parametrize("options", OPTION_CASES, ids=str)
-def test_every_option_does_what_its_equation_says(options, chunk):
-    """Three sequences of a 7-8-6-4 LIF network against the hand-written loop: gradients, M and outputs to 1e-12."""
-    net = dense([7, 8, 6, 4], seed=2)
-    x, y = Frames(2 * torch.randn(6, 5, 7, dtype=torch.float64)), torch.tensor([0, 3, 1, 2, 2])
-    bench = Bench(net, x, {"name": "opzo", "rho": 0.9, **options}, REFERENCE, chunk=chunk)
-    hand = by_hand(net, options)
-    plan = Z_SIGNS[options.get("schedule", "pairs")]
-    for _ in range(3):
-        blocks = [torch.randn(6, 5, n, dtype=torch.float64) for n in (8, 6)]
-        draws = RecordedDraws({("noise", "1"): blocks[0], ("noise", "3"): blocks[1]})
-        z = [torch.stack([sign * block[b] for b, sign in plan]) for block in blocks]
-        taught, expected = bench.learn(y=y, draws=draws), hand.sequence(x.x, y, z)
-        if expected is None:
-            assert not taught.grads
-        else:
-            for name, (dw, db) in zip(("0", "2", "4"), expected, strict=True):
-                assert torch.allclose(taught.grads[f"{name}.weight"], dw, rtol=1e-10, atol=1e-13)
-                assert torch.allclose(taught.grads[f"{name}.bias"], db, rtol=1e-10, atol=1e-13)
-        for layer in (0, 1):
-            assert torch.allclose(bench.m(layer), hand.read(hand.m[layer]), rtol=1e-10, atol=1e-13)
-
-
-def test_a_late_error_by_hand():
-    """The error-delay queue, with everything else of OPZO, against the hand-written loop."""
-    net = dense([7, 8, 6, 4], seed=2)
-    x, y = Frames(2 * torch.randn(6, 5, 7, dtype=torch.float64)), torch.tensor([0, 3, 1, 2, 2])
-    bench = Bench(net, x, {"name": "opzo", "rho": 0.9}, REFERENCE, options={"error_delay": 2}, chunk=4)
-    hand = by_hand(net, {}, delay=2)
-    for _ in range(2):
-        blocks = [torch.randn(6, 5, n, dtype=torch.float64) for n in (8, 6)]
-        draws = RecordedDraws({("noise", "1"): blocks[0], ("noise", "3"): blocks[1]})
-        z = [torch.stack([sign * block[b] for b, sign in Z_SIGNS["pairs"]]) for block in blocks]
-        taught, expected = bench.learn(y=y, draws=draws), hand.sequence(x.x, y, z)
-        assert expected is not None
-        for name, (dw, _) in zip(("0", "2", "4"), expected, strict=True):
-            assert torch.allclose(taught.grads[f"{name}.weight"], dw, rtol=1e-10, atol=1e-13)
-
-
-OPTIONS_OF_M: list[dict[str, Any]] = [
-    {"rho": 0.5},
-    {"per": "step"},
-    {"inverse_alpha": True},
-    {"correct_start": True},
-    {"freeze_after": 1},
-    {"sharing": "channel"},
-    {"baseline": True},
-]
-
-
-@pytest.mark.parametrize("options", OPTIONS_OF_M, ids=str)
-def test_options_of_m_leave_the_forward_pass_and_the_readout_alone(options):
-    """What concerns M changes M and the hidden gradients; outputs, noise and readout gradients stay bitwise."""
-    plain, other = (
-        _two_sequences(_conv_bench({"name": "opzo", "schedule": "fresh", **extra})) for extra in ({}, options)
-    )
-    assert torch.equal(plain.out, other.out)
-    assert torch.equal(plain.grads["4.weight"], other.grads["4.weight"])
-    assert not torch.allclose(plain.grads["0.weight"], other.grads["0.weight"], rtol=1e-3)
-
-
-def _conv_bench(spatial: Options, chunk: int | None = 1) -> Bench:
-    torch.manual_seed(5)
-    net = Network(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), LIF(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)))
-    x = Static(2 * torch.randn(6, 2, 4, 5, dtype=torch.float64), 6)
-    return Bench(net.double(), x, spatial, chunk=chunk)
-
-
-def _two_sequences(bench: Bench):
-    bench.learn()
-    bench.learn()
-    return bench.learn()
-
-
-@pytest.mark.parametrize("options", [*OPTION_CASES, {"sharing": "channel"}, {"law": "gaussian"}], ids=str)
-def test_chunks_change_no_number(options):
-    """Chunks of 1, 4 and T = 6 steps agree to 1e-12 in gradients, M and metrics, noise included."""
-    spatial = {"name": "opzo", "rho": 0.9, **options}
-    results = []
-    for chunk in (1, 4, 6):
-        bench = _conv_bench(spatial, chunk)
-        taught = _two_sequences(bench)
-        results.append([bench.m(0), *(taught.grads[name] for name in sorted(taught.grads))])
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
-
-
-def test_per_sequence_and_per_step_agree_on_frozen_weights():
-    """One update a sequence, or one a step: the same M while weights rest; the credit of a sequence differs, since
-    the former reads the M of its start."""
-    for options in ({"schedule": "pairs"}, {"schedule": "fresh", "correct_start": True}):
-        a, b = (_conv_bench({"name": "opzo", "rho": 0.99, "per": per, **options}) for per in ("sequence", "step"))
-        first, second = a.learn(), b.learn()
-        assert "0.weight" not in first.grads or not first.grads["0.weight"].any(), "M was still zero"
-        assert second.grads["0.weight"].any()
-        for _ in range(4):
-            last_a, last_b = a.learn(), b.learn()
-        assert torch.allclose(a.m(0), b.m(0), rtol=1e-10)
-        assert cosine(last_a.grads["0.weight"], last_b.grads["0.weight"]) > 0.95
-
-
-@pytest.mark.parametrize("schedule", ["sequence", "step"])
-def test_warmup_and_freezing_count_sequences_in_both_update_schedules(schedule):
-    """For `warmup` sequences M learns while the weights wait; after `freeze_after` sequences M stays bitwise."""
-    bench = _conv_bench({"name": "opzo", "warmup": 2, "freeze_after": 3})
-    bench.rule.every_step = schedule == "step"
-    frozen = bench.m(0)
-    for sequence in range(5):
-        before = bench.m(0)
-        taught = bench.learn()
-        assert bool(taught.grads) is (sequence >= 2)
-        assert torch.equal(bench.m(0), before) is (sequence >= 3)
-        if sequence == 2:
-            frozen = bench.m(0)
-    assert torch.equal(bench.m(0), frozen)
-
-
-def test_the_online_schedule_updates_m_at_every_step():
-    """With weights that change every step, M is what the per-step option gives, and the two agree to rounding."""
-    a, b = (_conv_bench({"name": "opzo", "rho": 0.9, **extra}) for extra in ({}, {"per": "step"}))
-    a.rule.every_step = True
-    assert a.rule.traits.updates == "step"
-    for _ in range(2):
-        first, second = a.learn(), b.learn()
-        assert torch.allclose(first.grads["0.weight"], second.grads["0.weight"], atol=1e-14)
-    assert torch.allclose(a.m(0), b.m(0), atol=1e-14)
-
-
-def test_a_baseline_lowers_the_variance_of_single_points():
-    """With fresh noise the term n |o|^2 / alpha^2 dominates; taking a running mean off o removes most of it."""
-    net = dense([5, 6, 3], Identity, gain=1.0)
-    with torch.no_grad():
-        net.get_parameter("2.bias").fill_(3.0)
-    errors = []
-    for baseline in (False, True):
-        bench = Bench(net, still(64, 5, 8, scale=0.3), settled(schedule="fresh", baseline=baseline, rho=0.99))
-        for _ in range(60):
-            bench.learn()
-        errors.append(distance(bench.m(0), jacobians(net)[0].T))
-    assert errors[1] < errors[0] / 2
+@pytest.mark.parametrize("law", [Rademacher(), Gaussian(), Sphere()])
+def test_noise_does_not_depend_on_how_a_batch_is_split(law):
+    """Noise is keyed by sample id: a part of the batch, in any order, sees the numbers it would see in the whole."""
+    names = {Rademacher: "rademacher", Gaussian: "gaussian", Sphere: "sphere"}
+    net = dense([5, 6, 3])
+    x = still(6, 5, 4)
+    ids = torch.tensor([4, 1, 3])
+    whole = Bench(net, x, {"name": "opzo", "law": names[type(law)]}).learn().noise(net.hidden[0])
+    part = Bench(net, Static(x.x[ids], 4), {"name": "opzo", "law": names[type(law)]}).learn(ids=ids)
+    assert torch.equal(part.noise(net.hidden[0]), whole[:, ids])
+    other = Bench(net, x, {"name": "opzo", "law": names[type(law)]}, draws=KeyedDraws(1)).learn()
+    assert not torch.equal(other.noise(net.hidden[0]), whole)
 
 
 # Shapes of M
@@ -511,7 +325,7 @@ def test_t36_a_row_of_m_teaches_one_place():
 
 def test_channel_sharing_is_the_mean_of_the_dense_matrix_over_positions():
     """M ``[C, m]`` is the dense M averaged over positions, and every position receives its channel's credit."""
-    dense_m, shared = (_conv_bench({"name": "opzo", "sharing": name}) for name in ("dense", "channel"))
+    dense_m, shared = (conv_bench({"name": "opzo", "sharing": name}) for name in ("dense", "channel"))
     dense_m.learn()
     shared.learn()
     assert dense_m.m(0).shape == (60, 4)
@@ -534,30 +348,13 @@ def test_auto_shares_only_above_a_million_neurons():
     assert Bench(dense([5, 6, 3]), still(2, 5, 2), {"name": "opzo", "sharing": "channel"}).m(0).shape == (6, 3)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_the_second_pass_leaves_running_statistics_alone(momentum):
-    """Two passes a step update batch normalisation once: statistics and their count equal those of one pass."""
-    found = []
-    for schedule in ("fresh", "two-pass"):
-        torch.manual_seed(0)
-        body = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, momentum=momentum), LIF(), nn.Flatten(), nn.Linear(18, 3)]
-        net = Network(nn.Sequential(*body)).double()
-        Bench(
-            net, Static(torch.randn(4, 1, 5, 5, dtype=torch.float64), 6), {"name": "opzo", "schedule": schedule}
-        ).learn()
-        found.append([buffer.clone() for name, buffer in net.named_buffers() if name.startswith("1.")])
-    assert len(found[0]) == 3
-    assert int(found[0][2]) == 6
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
 # Where M lives
 
 
 def test_t34_m_is_a_buffer_that_only_training_moves():
     """T-34: M survives the reset between sequences, evaluation and optimiser steps (weight decay included); it
     takes no autograd and is no parameter; a checkpoint restores it and the run goes on bit for bit."""
-    bench = _conv_bench({"name": "opzo", "correct_start": True, "baseline": True})
+    bench = conv_bench({"name": "opzo", "correct_start": True, "baseline": True})
     bench.learn()
     m = bench.m(0)
     assert m.any()
@@ -573,7 +370,7 @@ def test_t34_m_is_a_buffer_that_only_training_moves():
     assert torch.equal(bench.m(0), m)
 
     saved = {name: value.clone() for name, value in bench.rule.state_dict().items()}
-    other = _conv_bench({"name": "opzo", "correct_start": True, "baseline": True})
+    other = conv_bench({"name": "opzo", "correct_start": True, "baseline": True})
     other.net.load_state_dict(bench.net.state_dict())
     other.rule.load_state_dict(saved)
     other.sequences = bench.sequences
@@ -585,7 +382,7 @@ def test_t34_m_is_a_buffer_that_only_training_moves():
 
 def test_binding_again_starts_m_anew():
     """A second bind forgets M and its counters: the run equals that of a fresh rule."""
-    bench, fresh = (_conv_bench({"name": "opzo", "correct_start": True, "warmup": 1}) for _ in range(2))
+    bench, fresh = (conv_bench({"name": "opzo", "correct_start": True, "warmup": 1}) for _ in range(2))
     bench.learn()
     bench.rule.bind(bench.net, bench.objective, bench.x, bench.draws)
     bench.sequences = 0
@@ -607,7 +404,7 @@ def test_m_is_kept_in_single_precision_below_half():
 
 def test_t35_evaluation_is_noise_free_and_deterministic():
     """T-35: evaluation sees the network itself, twice the same, whatever the rule did before."""
-    bench = _conv_bench("opzo")
+    bench = conv_bench("opzo")
     y = torch.zeros(6, dtype=torch.int64)
     before = evaluate(bench.net, bench.objective, bench.x, y)
     noisy = bench.learn()
@@ -622,221 +419,10 @@ def test_t35_evaluation_is_noise_free_and_deterministic():
 @pytest.mark.parametrize(("position", "binary"), [("after", False), ("before", True), ("firing", True)])
 def test_t35_noise_before_the_neuron_keeps_signals_binary(position, binary):
     """T-35: *before* and *firing* send spikes only; *after* sends spikes + alpha z, while traces see clean spikes."""
-    bench = _conv_bench({"name": "opzo", "position": position})
+    bench = conv_bench({"name": "opzo", "position": position})
     seen: list[Record] = bench.learn().records
     index = bench.net.hidden[0].index
     sent = torch.cat([record.sent[index] for record in seen])
     clean = torch.cat([record.spikes[index] for record in seen])
     assert bool(torch.isin(sent, torch.tensor([0.0, 1.0])).all()) is binary
     assert torch.isin(clean, torch.tensor([0.0, 1.0])).all()
-
-
-def test_noise_on_the_firing_decision_leaves_no_trace_in_the_membrane():
-    """*before* noise persists and leaks; *firing* noise is forgotten: below threshold the next potentials differ."""
-    net = Network(nn.Sequential(nn.Linear(1, 1, bias=False), LIF(decay=0.5), nn.Linear(1, 2))).double()
-    with torch.no_grad():
-        net.get_parameter("0.weight").fill_(0.1)
-    z = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64).view(4, 1, 1)
-    potentials = {}
-    for position in ("before", "firing"):
-        draws = RecordedDraws({("noise", "1"): z})
-        spatial = {"name": "opzo", "alpha": 0.4, "position": position, "schedule": "fresh"}
-        bench = Bench(net, Static(torch.ones(1, 1, dtype=torch.float64), 4), spatial, draws=draws)
-        potentials[position] = bench.learn().records[0].firings[net.hidden[0].index].potential.flatten()
-    clean = torch.tensor([0.1, 0.15, 0.175, 0.1875], dtype=torch.float64)
-    kick = torch.tensor([0.4, 0.0, 0.0, 0.0], dtype=torch.float64)
-    assert torch.allclose(potentials["firing"], clean + kick)
-    assert torch.allclose(potentials["before"], clean + 0.4 * 0.5 ** torch.arange(4))
-
-
-@pytest.mark.parametrize("neuron", [lambda: LIF(reset=HardReset(0.0)), lambda: CubaLIF(LIF()), lambda: LI()])
-def test_noise_on_the_firing_decision_needs_a_soft_reset(neuron):
-    """Where taking the noise back out of the membrane is impossible, *firing* is refused with the way out."""
-    with pytest.raises(TopologyMismatch, match="choose position 'after' or 'before'"):
-        Bench(dense([5, 6, 3], neuron), still(2, 5, 4), {"name": "opzo", "position": "firing"})
-
-
-@pytest.mark.parametrize("neuron", [LIF, IF, lambda: AdaptiveLIF(LIF()), lambda: LIF(decay_input=True)])
-@pytest.mark.parametrize("position", ["after", "before", "firing"])
-def test_every_position_serves_every_softly_reset_neuron(neuron, position):
-    """M moves and stays finite; potentials without noise from the firing decision follow the clean membrane."""
-    bench = Bench(dense([5, 6, 3], neuron), still(4, 5, 4, scale=2.0), {"name": "opzo", "position": position})
-    bench.learn()
-    assert bench.m(0).any()
-    assert bench.m(0).isfinite().all()
-
-
-# What a user is told
-
-
-def test_reliability_is_near_zero_for_noise_and_near_one_when_settled():
-    """Split-half reliability: an M that no layer influences is noise (and the run says so); one on frozen weights
-    settles. Both after 3.6 time constants of M."""
-    silent, settled_net = dense([5, 800, 3], Identity), dense([5, 800, 3], Identity)
-    with torch.no_grad():
-        silent.get_parameter("2.weight").zero_()
-    values = {}
-    for name, net in (("silent", silent), ("settled", settled_net)):
-        bench = Bench(net, still(64, 5, 6, scale=0.1), {"name": "opzo", "rho": 0.99, "schedule": "fresh", "alpha": 1})
-        for _ in range(60):
-            bench.learn()
-        values[name] = bench.rule.metrics()["reliability/1"]
-        remarks = [text for text in bench.rule.warnings() if "mostly noise" in text]
-        assert bool(remarks) is (name == "silent")
-        if remarks:
-            assert "layer 1" in remarks[0]
-            assert "raise rho or the batch size" in remarks[0]
-    assert values["silent"] < 0.2
-    assert values["settled"] > 0.9
-
-
-def test_nothing_is_said_of_a_matrix_that_had_no_time_to_settle():
-    """Before three time constants, and with rho = 1, reliability is a number but no warning."""
-    for options in ({"rho": 0.999}, {"rho": 1.0}):
-        bench = Bench(dense([5, 6, 4, 3]), still(8, 5, 6), {"name": "opzo", **options})
-        bench.learn()
-        assert set(bench.rule.metrics()) == {"reliability/1", "reliability/3"}
-        assert not bench.rule.warnings()
-
-
-def test_reliability_grows_with_momentum():
-    """A longer memory averages more draws: reliability rises with rho once settled."""
-    net = dense([5, 30, 3], Identity)
-    found = []
-    for rho in (0.5, 0.9, 0.98):
-        bench = Bench(net, still(16, 5, 6, scale=0.3), {"name": "opzo", "rho": rho, "alpha": 0.5})
-        for _ in range(60):
-            bench.learn()
-        found.append(bench.opzo.reliability()["1"])
-    assert all(a < b for a, b in pairwise(found))
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_odd_batches_have_halves_too(batch):
-    """The sample left over goes to either half in turns: M is the plain mean, and a batch of 1 has a reliability."""
-    net = dense([5, 8, 3], Identity)
-    bench = Bench(net, still(batch, 5, 6, scale=0.1), {"name": "opzo", "rho": 0.99, "alpha": 1.0})
-    for _ in range(150):
-        bench.learn()
-    assert bench.opzo.reliability()["1"] > 0.7
-    assert not bench.rule.warnings()
-    fresh = Bench(net, still(batch, 5, 6, scale=0.1), {"name": "opzo", "rho": 0.99, "alpha": 1.0})
-    taught = fresh.learn()
-    ages = 0.99 ** torch.arange(5, -1, -1, dtype=torch.float64)
-    plain = 0.01 * torch.einsum("t,tbi,tbj->ij", ages, taught.noise(net.hidden[0]), taught.out) / batch
-    assert torch.allclose(fresh.m(0), plain, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("neuron", "schedule", "steps", "said"),
-    [
-        (LIF, "pairs", 6, []),
-        (lambda: LIF(decay=0.9), "pairs", 6, ["leak slowly"]),
-        (IF, "pairs", 6, ["leak slowly"]),
-        (LIF, "pairs", 5, ["one of 5 steps unpaired"]),
-        (IF, "pairs", 5, ["leak slowly", "unpaired"]),
-        (LIF, "codes", 6, ["cut short by 6 steps"]),
-        (IF, "codes", 8, []),
-        (IF, "fresh", 5, []),
-        (IF, "two-pass", 5, []),
-        (IF, "hold", 5, []),
-    ],
-)
-def test_cautions_name_what_biases_or_widens_m(neuron, schedule, steps, said):
-    """Antithetic pairs warn of slow leaks, IF neurons and odd T; codes of a cut block; the others of nothing."""
-    spatial = {"name": "opzo", "schedule": schedule}
-    warnings = Bench(dense([5, 6, 3], neuron), still(2, 5, steps), spatial).rule.warnings()
-    assert len(warnings) == len(said)
-    for text, part in zip(warnings, said, strict=True):
-        assert part in text
-
-
-def test_single_point_zo_is_cautioned_alike():
-    """The cautions belong to the noise, not to OPZO."""
-    warnings = Bench(dense([5, 6, 3], IF), still(2, 5, 5), {"name": "zo"}).rule.warnings()
-    assert len(warnings) == 2
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("spatial", "message"),
-    [
-        ({"alpha": -0.1}, "alpha = -0.1 will not do"),
-        ({"rho": 1.5}, "rho = 1.5 will not do"),
-        ({"rho": -0.5}, "rho = -0.5 will not do"),
-        ({"per": "epoch"}, "per = 'epoch' will not do"),
-        ({"warmup": -1}, "warmup = -1 will not do"),
-        ({"freeze_after": -1}, "freeze_after = -1 will not do"),
-        ({"sharing": "spatial"}, "sharing = 'spatial' will not do"),
-        ({"schedule": {"name": "codes", "length": 3}}, "length = 3 will not do"),
-        ({"schedule": {"name": "codes", "length": 14}}, "length = 14 will not do"),
-    ],
-)
-def test_options_out_of_range_are_refused(spatial, message):
-    """One line that names the option and the value."""
-    with pytest.raises(ConfigError, match=message):
-        rules.build({"name": "opzo", "spatial": spatial})
-
-
-@pytest.mark.parametrize(
-    ("spatial", "message"),
-    [
-        ({"law": "gausian"}, "unknown noise law 'gausian'; did you mean 'gaussian'"),
-        ({"position": "befor"}, "unknown noise position 'befor'; did you mean 'before'"),
-        ({"schedule": "pair"}, "unknown noise schedule 'pair'; did you mean 'pairs'"),
-        ({"rhoo": 0.9}, "unknown option of opzo 'rhoo'; did you mean 'rho'"),
-    ],
-)
-def test_misspelt_options_are_answered_with_the_nearest(spatial, message):
-    """The message names the word and its neighbours."""
-    with pytest.raises(UnknownName, match=message):
-        rules.build({"name": "opzo", "spatial": spatial})
-
-
-@pytest.mark.parametrize("options", [{"schedule": "two-pass"}, {"per": "step"}])
-def test_what_needs_single_steps_takes_single_steps(options):
-    """Two passes from the same state, and M per step, need chunks of one step: chosen silently, refused if forced."""
-    bench = Bench(dense([5, 6, 3]), still(2, 5, 4), {"name": "opzo", **options})
-    assert bench.rule.traits.max_chunk == 1
-    assert len(bench.learn().records) == 4
-    with pytest.raises(TopologyMismatch, match="needs chunks of 1 step; 4 were given"):
-        bench.rule.check(bench.net, bench.x, 4)
-
-
-def test_codes_of_other_lengths_stay_balanced():
-    """Every even length from 2 to 12 has a balanced code that starts with +1; length 2 is the antithetic pair."""
-    assert sign_code(2, 0.5) == (1, -1)
-    for length in range(2, 13, 2):
-        code = sign_code(length, 0.5)
-        assert (len(code), sum(code), code[0]) == (length, 0, 1)
-    blocks, signs = Codes(6).plan(torch.arange(8), 0.5)
-    assert blocks.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
-    assert signs.tolist() == [*sign_code(6, 0.5), *sign_code(6, 0.5)[:2]]
-
-
-@pytest.mark.parametrize("law", [Rademacher(), Gaussian(), Sphere()])
-def test_noise_does_not_depend_on_how_a_batch_is_split(law):
-    """Noise is keyed by sample id: a part of the batch, in any order, sees the numbers it would see in the whole."""
-    names = {Rademacher: "rademacher", Gaussian: "gaussian", Sphere: "sphere"}
-    net = dense([5, 6, 3])
-    x = still(6, 5, 4)
-    ids = torch.tensor([4, 1, 3])
-    whole = Bench(net, x, {"name": "opzo", "law": names[type(law)]}).learn().noise(net.hidden[0])
-    part = Bench(net, Static(x.x[ids], 4), {"name": "opzo", "law": names[type(law)]}).learn(ids=ids)
-    assert torch.equal(part.noise(net.hidden[0]), whole[:, ids])
-    other = Bench(net, x, {"name": "opzo", "law": names[type(law)]}, draws=KeyedDraws(1)).learn()
-    assert not torch.equal(other.noise(net.hidden[0]), whole)
-
-
-def test_opzo_trains_what_back_propagation_within_a_step_cannot_reach():
-    """A hidden layer whose only way out passes a delay still gets direct feedback; spatial BP is refused there."""
-    torch.manual_seed(0)
-    body = [nn.Linear(5, 6), LIF(), Delay(1), nn.Linear(6, 6), LIF(), nn.Linear(6, 3)]
-    net = Network(nn.Sequential(*body)).double()
-    bench = Bench(net, still(4, 5, 6, scale=2.0), {"name": "opzo", "rho": 0.9, "schedule": "hold"})
-    bench.learn()
-    assert bench.learn().grads["0.weight"].any()
-    with pytest.raises(TopologyMismatch, match="use direct feedback"):
-        Bench(net, still(4, 5, 6), "bp")

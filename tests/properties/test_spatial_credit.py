@@ -135,7 +135,8 @@ def test_t27_a_hidden_update_is_made_of_local_values_and_the_error_vector(spatia
     (record,) = taught.records
     potentials = [record.firings[node.index].potential for node in net.hidden]
     spikes = record.firings[net.hidden[0].index].out
-    trace = torch.stack([sum(0.5 ** (t - k) * spikes[k] for k in range(t + 1)) for t in range(6)])
+    remembered = torch.tensor([[0.5 ** (t - k) if k <= t else 0.0 for k in range(6)] for t in range(6)]).double()
+    trace = torch.einsum("tk,kbi->tbi", remembered, spikes)
     pres = [the_input().chunk(0, 6), trace]
     for name, m, u, pre in zip(("0", "2"), ms, potentials, pres, strict=True):
         post = (e @ m.T) * psi(u - 1)

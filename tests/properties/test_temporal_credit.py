@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -15,8 +14,6 @@ from conformance.harness import OBJECTIVE, assert_close, bound, relative, same_b
 from conformance.test_claims import held_by
 from conformance.zoo import CLASSES, STEPS, data, make
 from onward.core import (
-    Delay,
-    Feedback,
     Frames,
     GradSink,
     KeyedDraws,
@@ -39,135 +36,11 @@ from onward.models import models
 from onward.neurons import LIF, neurons
 from onward.rules.online import Online
 from reference import dense, plain
-
-EXACT = {"name": "online", "temporal": {"name": "ottt", "fidelity": "exact"}, "spatial": "bp"}
-
-
-def tiny(hidden: list[int], decay: float = 0.5, *, detach: bool = True, seed: int = 1) -> Network:
-    """12 inputs, LIF layers, a memoryless readout of 5."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for fan_in, units in zip([12, *hidden], hidden, strict=False):
-        layers += [nn.Linear(fan_in, units), LIF(decay=decay, detach_reset=detach)]
-    net = Network(nn.Sequential(*layers, nn.Linear(hidden[-1], CLASSES))).double()
-    for p in net.parameters():
-        p.data.mul_(2)
-    return net
-
-
-def as_dense(net: Network, decay: float = 0.5) -> dense.Dense:
-    """The same network for the loops."""
-    modules = [node.module for node in net.synapses]
-    return dense.Dense([(m.weight.detach(), m.bias.detach()) for m in modules], decay)
-
-
-def named(net: Network, grads: dense.Grads) -> dict[str, Tensor]:
-    """Loop gradients under the network's names."""
-    pairs = zip(net.synapses, grads, strict=True)
-    return {f"{node.name}.{key}": g for node, both in pairs for key, g in zip(("weight", "bias"), both, strict=True)}
-
-
-def batch(steps: int = STEPS, size: int = 5) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(11)
-    x = torch.rand(steps, size, 12, generator=generator, dtype=torch.float64) * 2
-    return x, torch.randint(CLASSES, (size,), generator=generator)
-
-
-def step_loss(y: Tensor, steps: int = STEPS) -> plain.Loss:
-    return lambda o: F.cross_entropy(o, y) / steps
-
-
-def sequence_loss(y: Tensor) -> plain.Loss:
-    return lambda out: torch.stack([F.cross_entropy(o, y) for o in out]).mean()
+from reference.tiny import EXACT, as_dense, batch, body, named, step_loss, tiny
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
-
-
-# the library against slow loops -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hidden", [[10], [10, 8], [9, 8, 7]], ids=str)
-@pytest.mark.parametrize("detach", [True, False])
-def test_bptt_equals_the_written_out_recursion(hidden: list[int], detach: bool) -> None:
-    net, (x, y) = tiny(hidden, detach=detach), batch()
-    run = dense.forward(as_dense(net), x)
-    expected = dense.bptt(as_dense(net), run, dense.errors(run, y), reset_in_graph=not detach)
-    taught = teach(net, "bptt", x, y)
-    assert relative(taught.outs, torch.stack(run.o)) < 1e-10
-    assert_close(taught.grads, named(net, expected))
-
-
-@pytest.mark.parametrize("hidden", [[10], [10, 8], [9, 8, 7]], ids=str)
-@pytest.mark.parametrize("fidelity", ["exact", "reference"])
-def test_ottt_and_sltt_equal_the_loops(hidden: list[int], fidelity: str) -> None:
-    net, (x, y) = tiny(hidden), batch()
-    run = dense.forward(as_dense(net), x)
-    e = dense.errors(run, y)
-    rule = {"name": "online", "temporal": {"name": "ottt", "fidelity": fidelity}}
-    assert_close(teach(net, rule, x, y).grads, named(net, dense.ottt(as_dense(net), run, e, exact=fidelity == "exact")))
-    assert_close(teach(net, "sltt", x, y).grads, named(net, dense.sltt(as_dense(net), run, e)))
-
-
-PLAIN = [
-    "conv",
-    "standardized",
-    "spike-residual",
-    "drive-residual",
-    "projected-residual",
-    "recurrent",
-    "feedback",
-    "batchnorm",
-    "leaky-readout",
-    "spiking-output",
-    "delayed-input",
-    "delayed-layer",
-    "transposed",
-    "series",
-    "if",
-    "cuba-lif",
-    "adaptive-lif",
-    "hard-reset",
-    "learned-threshold",
-    "all-knobs",
-]
-
-
-def body(name: str) -> nn.Module:
-    """The modules of a network of the zoo, for a simulation that knows nothing of `Network`."""
-    return nn.Sequential(OrderedDict(make(name).named_children()))
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_bptt_equals_autograd_through_the_unrolled_network(name: str) -> None:
-    x, y = data(name)
-    taught = teach(make(name), "bptt", x, y)
-    assert_close(taught.grads, plain.bptt(body(name), x, sequence_loss(y)))
-
-
-@pytest.mark.parametrize("name", [name for name in PLAIN if name != "delayed-layer"])
-def test_sltt_equals_autograd_with_memories_detached(name: str) -> None:
-    """T-12 beyond the tiny net: SLTT is autograd with everything that crosses time detached at every step."""
-    x, y = data(name)
-    assert_close(teach(make(name), "sltt", x, y).grads, plain.sltt(body(name), x, step_loss(y)))
-
-
-@pytest.mark.parametrize("name", ["conv", "standardized", "spike-residual", "drive-residual", "transposed", "if"])
-@pytest.mark.parametrize("fidelity", ["exact", "reference"])
-def test_ottt_equals_instantaneous_credit_times_explicit_traces(name: str, fidelity: str) -> None:
-    (x, y), net = data(name), make(name)
-    lam = 1.0 if name == "if" else 0.5
-    first, readout = net.synapses[0].name, net.synapses[-1].name
-    decay = {node.name: lam for node in net.synapses}
-    decay[readout if fidelity == "exact" else first] = 0.0
-    biases = {node.name: lam if fidelity == "exact" and node.name != readout else 0.0 for node in net.synapses}
-    expected = plain.ottt(body(name), x, step_loss(y), decay, biases)
-    rule = {"name": "online", "temporal": {"name": "ottt", "fidelity": fidelity}}
-    assert_close(teach(net, rule, x, y).grads, expected)
-
-
-# the numbered properties --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.5, 0.9, 1.0])
@@ -520,22 +393,3 @@ def test_t24_vgg_f_starts_as_vgg_and_its_feedback_learns() -> None:
     taught = teach(fed, "ottt", x, y)
     assert len(taught.posts("loop.back.1")) == 3
     assert taught.grads["loop.back.1.weight"].abs().max() > 0
-
-
-def test_delays_inside_a_feedback_path_add_up() -> None:
-    """A feedback of two steps is a cycle's own step and a Delay; BPTT agrees with the plain simulation."""
-    torch.manual_seed(4)
-    back = nn.Sequential(Delay(1), nn.Linear(8, 10))
-    loop_ = Feedback(nn.Linear(12, 10), nn.Sequential(LIF(), nn.Linear(10, 8), LIF()), back)
-    layers = nn.Sequential(loop_, nn.Linear(8, CLASSES)).double()
-    for p in layers.parameters():
-        p.data.mul_(2.5)
-    x, y = batch()
-    assert_close(teach(Network(layers), "bptt", x, y).grads, plain.bptt(layers, x, sequence_loss(y)))
-
-
-@pytest.mark.parametrize("rule", ["ottt", "sltt", "bptt"])
-def test_one_sample_and_one_step_are_enough(rule: str) -> None:
-    net, (x, y) = tiny([10]), batch(1, 1)
-    run = dense.forward(as_dense(net), x)
-    assert_close(teach(net, rule, x, y).grads, named(net, dense.sltt(as_dense(net), run, dense.errors(run, y))))

@@ -215,8 +215,8 @@ class Links(Protocol):
         """The drive that the neuron integrates."""
         ...
 
-    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
-        """What is sent instead of ``spikes``."""
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Signal:
+        """What is sent, and what traces see, instead of ``spikes``."""
         ...
 
 
@@ -257,8 +257,9 @@ class CreditWalk(Interpreter):
         clean = firing.out if node.index in self.cut else _Attach.apply(signal.sent, firing.out, firing.slope)
         self.record.inputs[node.index], self.record.firings[node.index] = signal.sent, firing
         self.record.spikes[node.index] = clean
-        self.record.sent[node.index] = sent = self.links.after(node, clean, self.record)
-        return Signal(sent, clean)
+        signal = self.links.after(node, clean, self.record)
+        self.record.sent[node.index] = signal.sent
+        return signal
 
 
 class _Attach(torch.autograd.Function):

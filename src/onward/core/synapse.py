@@ -125,7 +125,7 @@ class VjpOps(SynapseOps):
 
 def _with(module: nn.Module, params: Params) -> nn.Module:
     """``module`` as its plain class, computing with ``params``: parametrized weights cannot be set from outside."""
-    kind = parametrize.type_before_parametrizations(module)
+    kind: Any = parametrize.type_before_parametrizations(module)
     twin = kind.__new__(kind)
     vars(twin).update(vars(module), _parameters={**module._parameters, **params})
     return twin

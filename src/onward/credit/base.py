@@ -20,7 +20,7 @@ from onward.core.interpret import Record
 from onward.core.network import Network, Node
 from onward.core.objective import Objective
 from onward.core.registry import Choice, Registry
-from onward.core.signal import Carry, Context
+from onward.core.signal import Carry, Context, Signal
 from onward.core.sink import Sink
 from onward.core.synapse import Params, ops_of
 
@@ -93,6 +93,8 @@ class Spatial(nn.Module, ABC):
     stochastic: bool = False
     perturbs: bool = False
     max_chunk: int | None = None
+    observes_first: bool = False
+    """Whether `observe` comes before `credit` in a chunk, so that credit reads feedback just updated."""
 
     @abstractmethod
     def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
@@ -111,7 +113,7 @@ class Spatial(nn.Module, ABC):
         """See `onward.core.interpret.Links.before`."""
 
     @abstractmethod
-    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Signal:
         """See `onward.core.interpret.Links.after`."""
 
     @abstractmethod
@@ -167,9 +169,9 @@ class Quiet(Spatial):
         """The drive as it is."""
         return drive
 
-    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Signal:
         """The spikes as they are."""
-        return spikes
+        return Signal(spikes, spikes)
 
     def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
         """Nothing is learned from errors."""

@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from onward.core.draws import Draws
 from onward.core.interpret import Record, noise_in_norm
 from onward.core.network import Kind, Network, Node
+from onward.core.signal import Signal
 from onward.core.synapse import Params, ops_of
 from onward.credit.base import Port, Spatial
 from onward.credit.perturbation import Perturbation
@@ -48,11 +49,12 @@ class Noisy(Spatial, ABC):
         record.noise[node.index] = z if self.sign == 1 else -z
         return self.perturbation.site.before(node, drive, self.perturbation, record)
 
-    def after(self, node: Node, spikes: Tensor, record: Record) -> Tensor:
+    def after(self, node: Node, spikes: Tensor, record: Record) -> Signal:
         """See `Spatial.after`."""
         if node.index not in self._noisy:
-            return spikes
-        return self.perturbation.site.after(spikes, record.noise[node.index], self.perturbation.alpha)
+            return Signal(spikes, spikes)
+        sent = self.perturbation.site.after(spikes, record.noise[node.index], self.perturbation.alpha)
+        return Signal(sent, sent if self.perturbation.traced else spikes)
 
     def noise(self, node: Node, record: Record, like: Tensor, lag: int = 0) -> Tensor:
         """z of ``node`` at the record's steps, or ``lag`` steps before them."""

@@ -43,6 +43,9 @@ class OPZOOptions(PerturbationOptions):
     per: Literal["sequence", "step"] = Field(
         "sequence", description="update M once a sequence, or at every step (chunks of 1)"
     )
+    reads: Literal["before", "after"] = Field(
+        "before", description="credit reads M before or after its update from the same step (per = step)"
+    )
     inverse_alpha: bool = Field(
         False, description="divide M by alpha, so that it estimates the Jacobian itself (for SGD)"
     )
@@ -64,7 +67,10 @@ class OPZO(Noisy):
             raise ConfigError(
                 "inverse_alpha divides M by alpha, and alpha = 0 was given; use a positive noise strength"
             )
+        if options.reads == "after" and options.per != "step":
+            raise ConfigError("reads = 'after' was given, and M is updated once a sequence; add per = 'step'")
         self.options = options
+        self.observes_first = options.reads == "after"
         self.max_chunk = 1 if options.per == "step" or perturbation.schedule.mirrored else None
         self._maps: list[tuple[Node, Port, bool]] = []
         self._averages: list[str] = []
@@ -151,12 +157,14 @@ class OPZO(Noisy):
         return found
 
     def metrics(self) -> dict[str, float]:
-        """Reliability of the feedback matrices, by layer."""
+        """Reliability of the feedback matrices, by layer; unknown where all samples share their noise."""
+        if not self.perturbation.per_sample:
+            return {}
         return {f"reliability/{name}": value for name, value in self.reliability().items()}
 
     def remarks(self) -> list[str]:
         """Names the layers whose M is mostly noise, once it had time to settle."""
-        if self.options.rho >= 1 or int(self.steps) * (1 - self.options.rho) < 3:
+        if not self.perturbation.per_sample or self.options.rho >= 1 or int(self.steps) * (1 - self.options.rho) < 3:
             return []
         return [
             f"the feedback matrix of layer {name} is mostly noise (split-half reliability {value:.2f}): "

@@ -211,12 +211,18 @@ class Firing(Site):
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Noise of strength ``alpha`` from ``law``, entering at ``site``, scheduled over time."""
+    """Noise of strength ``alpha`` from ``law``, entering at ``site``, scheduled over time.
+
+    ``per_sample`` draws z for every sample, else one for the batch; ``traced`` lets what is sent, noise included, enter
+    traces and deposits.
+    """
 
     law: Law
     site: Site
     schedule: Schedule
     alpha: float
+    per_sample: bool = True
+    traced: bool = False
 
     def noise(self, node: Node, steps: Tensor, like: Tensor, context: Context) -> Tensor:
         """z at ``steps`` ``[K]`` in the shape of ``like`` ``[K, B, ...]``."""
@@ -224,7 +230,9 @@ class Perturbation:
         blocks, signs = self.schedule.plan(steps, module.decay)
         distinct, place = blocks.unique_consecutive(return_inverse=True)
         key = Key("noise", node.name, context.sequence)
-        z = context.draws.draw(self.law, key, distinct, context.ids, tuple(like.shape[2:]), like)
+        ids = context.ids if self.per_sample else torch.zeros(1, dtype=torch.int64)
+        z = context.draws.draw(self.law, key, distinct, ids, tuple(like.shape[2:]), like)
+        z = z.expand(-1, like.shape[1], *z.shape[2:])
         if len(distinct) == len(steps) and bool((signs == 1).all()):
             return z
         return z[place] * signs.view(-1, *[1] * (like.dim() - 1)).to(like)
@@ -273,8 +281,16 @@ class PerturbationOptions(Choice):
         schedules.parse("pairs"), description="how the noise changes over time"
     )
 
+    per_sample: bool = Field(True, description="draw noise for every sample, instead of once for the whole batch")
+    traced: bool = Field(False, description="let the noise enter eligibility traces and deposits, not only what is sent")
+
     def perturbation(self) -> Perturbation:
         """The noise these options describe."""
         return Perturbation(
-            laws.build(self.law), sites.build(self.position), schedules.build(self.schedule), self.alpha
+            laws.build(self.law),
+            sites.build(self.position),
+            schedules.build(self.schedule),
+            self.alpha,
+            self.per_sample,
+            self.traced,
         )

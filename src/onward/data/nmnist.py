@@ -56,7 +56,7 @@ def locate_simulation(_choice: SimulatorChoice) -> str:
 def load_simulation(choice: SimulatorChoice) -> Split:
     """Recordings of MNIST's training and test digits, simulated on the first batch unless the cache has them.
 
-    Takes about 1 ms a recording on one core, and 6 kB a recording on disk and in memory at 30 steps.
+    Takes about 1.6 ms a recording on one core, and 6 kB a recording on disk and in memory at 30 steps.
     """
     (train_x, train_y), (test_x, test_y) = mnist_arrays()
     return Split(

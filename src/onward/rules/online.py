@@ -144,12 +144,18 @@ class Online(LearningRule):
                 i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry)
                 for i, pre in record.pres.items()
             }
+            if self.spatial.observes_first:
+                self._observe(lesson, record, heads, before, x)
             if takes_part and self.spatial.teaches():
                 self._deposit(lesson, record, pres, heads)
-            self.spatial.observe(record, heads, lesson.carry, lambda: self._again(lesson, before, x))
+            if not self.spatial.observes_first:
+                self._observe(lesson, record, heads, before, x)
             if self.every_step:
                 self.spatial.finish(lesson.carry, lesson.context)
         return record.out.detach()
+
+    def _observe(self, lesson: Lesson, record: Record, heads: list[Head], before: Carry, x: Tensor) -> None:
+        self.spatial.observe(record, heads, lesson.carry, lambda: self._again(lesson, before, x))
 
     def _walk(self, lesson: Lesson, carry: Carry, x: Tensor) -> Record:
         walk = CreditWalk(lesson.net, carry, lesson.context, lesson.sink.params, self.spatial, self.norms)

@@ -37,7 +37,7 @@ class Standardized(nn.Module):
 def standardize(synapse: nn.Module) -> nn.Module:
     """Standardises the weight of ``synapse`` in place, and returns it.
 
-    >>> float(standardize(nn.Linear(8, 4)).weight.sum(1).abs().max()) < 1e-6
+    >>> float(standardize(nn.Linear(8, 4)).weight.detach().sum(1).abs().max()) < 1e-6
     True
     """
     weight = synapse.get_parameter("weight")

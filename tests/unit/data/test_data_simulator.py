@@ -12,7 +12,8 @@ from onward.data import Binary, ByDuration, Loader, datasets, event_dataset, loa
 from onward.data.mnist import mnist_arrays
 from onward.data.nmnist import fit_rows, unseen_rows
 from onward.data.recordings import Recordings
-from onward.data.simulator import Camera, simulate
+from onward.data.saccades import N_MNIST
+from onward.data.simulator import _MARGIN, Camera, _response, simulate
 
 QUIET = Camera(noise_hz=0, mismatch=0)
 REAL = Path(__file__).parents[4] / "shared" / "data" / "nmnist-small.npz"
@@ -79,9 +80,6 @@ def test_events_equal_a_slow_loop_over_one_pixel() -> None:
 
 def seen_by(images: torch.Tensor, pixel: int) -> list[float]:
     """L of one pixel at every step, by interpolating the response at the pixel's place."""
-    from onward.data.saccades import N_MNIST
-    from onward.data.simulator import _MARGIN, _response
-
     response = _response(images, QUIET)[0]
     y, x = divmod(pixel, 34)
     levels = []
