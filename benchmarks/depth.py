@@ -2,9 +2,9 @@
 
     python -m benchmarks.depth --data.root DIR [--depths 1 2 3 4 5 6] [--rules ottt opzo dfa] [--seeds 0 1 2] [--write]
 
-Fashion-MNIST, hidden layers of 256, T = 4, two epochs. The cosine is between the weight gradient of each hidden layer and
-that of OTTT with back-propagation on the same trained weights and the same 512 digits, averaged over layers; it is a
-diagnostic, not a measure of quality (a chain of mirrors can have a high cosine and a lower accuracy).
+Fashion-MNIST, hidden layers of 256, T = 4, two epochs. The cosine is between the weight gradient of each hidden layer
+and that of OTTT with back-propagation on the same trained weights and the same 512 images, averaged over layers; it is
+a diagnostic, not a measure of quality (a chain of mirrors can have a high cosine and a lower accuracy).
 """
 
 from __future__ import annotations

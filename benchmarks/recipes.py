@@ -68,7 +68,7 @@ def onward(*arguments: str, threads: int) -> dict:
 
 
 def run(path: Path, row: Row, seed: int, threads: int) -> list[tuple[str, float, float, int]]:
-    """Trains one row with one seed; returns label, accuracy, seconds and samples of its own test and of further data."""
+    """Trains one row with one seed; label, accuracy, seconds and samples of its own test and of further data."""
     said = onward("train", str(path), *row.flags, "--seed", str(seed), threads=threads)
     found = [(row.label, said["test_accuracy"], said["seconds"], 10_000)]
     for data in row.evaluate:

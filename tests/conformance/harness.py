@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule, Network, PerStep
 from onward.core.draws import Draws
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Node
 from onward.core.objective import Objective
 from onward.core.rule import Lesson
 from onward.core.run import run_sequence

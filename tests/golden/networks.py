@@ -13,7 +13,8 @@ from golden.cases import Trial, Unreadable
 from golden.residual import blocks_of, preactivation
 from golden.stack import Parts, Stack
 from golden.tables import CONV_SCALE
-from onward.core.network import Network, Scale
+from onward.core.glue import Scale
+from onward.core.network import Network
 from onward.core.neuron import Neuron
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from golden.cases import Trial, Unreadable
 from golden.stack import Parts, Stack
-from onward.core.network import Residual
+from onward.core.containers import Residual
 
 _SHORTCUT = re.compile(r"(?:^|[._])(?:shortcut|downsample|down|skip|proj|projection|sc)\d*(?:$|[._])")
 

@@ -25,8 +25,8 @@ from onward.core import (
     run_sequence,
 )
 from onward.core import Sequence as Input
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Node
 from onward.core.neuron import State
 from onward.core.objective import Loss
 from onward.core.signal import Carry, Context

@@ -52,7 +52,7 @@ def test_traced_noise_changes_gradients_and_not_the_feedback() -> None:
 
 
 def test_credit_reads_feedback_updated_in_the_same_step() -> None:
-    """From M = 0, one step: read before the update hidden layers get nothing, read after it they get (1 - rho) z o^T e."""
+    """From M = 0: read before the update the first step teaches nothing, read after it (1 - rho) z o^T e."""
     before, _, _ = learn({"per": "step", "warmup": 0}, sequences=1)
     after, rule, _ = learn({"per": "step", "reads": "after"}, sequences=1)
     last = learn({"per": "step"}, sequences=1)[1]
@@ -75,7 +75,8 @@ def test_one_z_serves_the_whole_batch_when_asked(law: str) -> None:
         for z in record.noise.values():
             assert torch.equal(z, z[:, :1].expand_as(z))
     assert not torch.equal(own[0].noise[2][:, 0], own[0].noise[2][:, 1])
-    assert rule.metrics() == {} and not any("mostly noise" in text for text in rule.warnings())
+    assert rule.metrics() == {}
+    assert not any("mostly noise" in text for text in rule.warnings())
 
 
 def test_one_z_for_the_batch_is_the_same_at_any_chunk() -> None:

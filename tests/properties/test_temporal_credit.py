@@ -25,7 +25,7 @@ from onward.core import (
     run_sequence,
 )
 from onward.core.draws import Key
-from onward.core.network import Node
+from onward.core.graph import Node
 from onward.core.signal import Carry, Context
 from onward.core.trace import ones_trace, trace
 from onward.credit.base import Temporal

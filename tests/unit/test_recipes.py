@@ -28,4 +28,6 @@ def test_every_result_belongs_to_a_row_and_says_where_it_was_measured(path: Path
     labels = tuple(row["label"] for row in recipe["row"])
     for result in recipe.get("result", []):
         assert result["label"].startswith(labels)
-        assert result["date"] and result["machine"] and len(result["seeds"]) == len(result["accuracies"])
+        assert result["date"]
+        assert result["machine"]
+        assert len(result["seeds"]) == len(result["accuracies"])

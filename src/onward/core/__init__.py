@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from onward._lazy import lazy
 
 if TYPE_CHECKING:
+    from onward.core.containers import Feedback, Recurrent, Residual
     from onward.core.draws import Draws, KeyedDraws, RecordedDraws
-    from onward.core.network import Add, Delay, Feedback, Network, Recurrent, Residual, Scale
+    from onward.core.glue import Add, Delay, Scale
+    from onward.core.network import Network
     from onward.core.neuron import Firing, Neuron
     from onward.core.objective import MSE, CrossEntropy, Mixed, Objective, PerStep, Readout
     from onward.core.rule import LearningRule, Traits
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "onward.core.draws": "Draws KeyedDraws RecordedDraws",
-    "onward.core.network": "Add Delay Feedback Network Recurrent Residual Scale",
+    "onward.core.containers": "Feedback Recurrent Residual",
+    "onward.core.glue": "Add Delay Scale",
+    "onward.core.network": "Network",
     "onward.core.neuron": "Firing Neuron",
     "onward.core.objective": "MSE CrossEntropy Mixed Objective PerStep Readout",
     "onward.core.rule": "LearningRule Traits",

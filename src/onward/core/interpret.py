@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from onward.core.draws import Draws, Keep, Key
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
-from onward.core.network import Kind, Network, Node
+from onward.core.graph import Kind, Node
+from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context, Signal

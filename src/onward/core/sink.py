@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from onward.core.network import Network, Node
+from onward.core.graph import Node
+from onward.core.network import Network
 from onward.core.synapse import Params, effective, ops_of
 
 

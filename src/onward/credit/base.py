@@ -16,8 +16,9 @@ from pydantic import BeforeValidator, SerializeAsAny
 from torch import Size, Tensor, nn
 
 from onward.core.draws import Draws, KeyedDraws
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Network, Node
+from onward.core.network import Network
 from onward.core.objective import Objective
 from onward.core.registry import Choice, Registry
 from onward.core.signal import Carry, Context, Signal

@@ -20,8 +20,9 @@ from pydantic import Field
 from torch import Size, Tensor, nn
 
 from onward.core.draws import Draws, Gaussian, Key
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Network, Node
+from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.sink import Sink
 from onward.credit.base import Head, Port, Quiet, spatials

@@ -20,8 +20,9 @@ from torch import Size, Tensor, nn
 
 from onward.core.draws import Draws, Key, Uniform
 from onward.core.errors import TopologyMismatch
+from onward.core.graph import Node
 from onward.core.interpret import Record, rowwise
-from onward.core.network import Network, Node
+from onward.core.network import Network
 from onward.core.objective import Objective
 from onward.core.registry import Choice
 from onward.core.sink import Sink

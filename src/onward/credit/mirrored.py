@@ -15,8 +15,9 @@ import torch
 from torch import Size, Tensor, nn
 
 from onward.core.draws import Draws, Key, Uniform
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Network, Node
+from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.signal import Context
 from onward.core.sink import Sink

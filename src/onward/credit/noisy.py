@@ -8,8 +8,9 @@ import torch
 from torch import Size, Tensor
 
 from onward.core.draws import Draws
+from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, noise_in_norm
-from onward.core.network import Kind, Network, Node
+from onward.core.network import Network
 from onward.core.signal import Signal
 from onward.core.synapse import Params, ops_of
 from onward.credit.base import Port, Spatial

@@ -22,8 +22,9 @@ from torch import Size, Tensor
 
 from onward.core.draws import Draws
 from onward.core.errors import ConfigError
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Network, Node
+from onward.core.network import Network
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
 from onward.credit.base import Head, Port, spatials

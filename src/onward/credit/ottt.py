@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from onward.core.network import Network, Node
+from onward.core.graph import Node
+from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.signal import Carry, Context
 from onward.core.trace import ones_trace, trace

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from onward.core.draws import Gaussian, Key, Law, Rademacher, Sphere
 from onward.core.errors import TopologyMismatch
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Node
 from onward.core.registry import Choice, Registry
 from onward.core.signal import Context
 from onward.neurons import AdaptiveLIF, Affine, SoftReset
@@ -282,7 +282,7 @@ class PerturbationOptions(Choice):
     )
 
     per_sample: bool = Field(True, description="draw noise for every sample, instead of once for the whole batch")
-    traced: bool = Field(False, description="let the noise enter eligibility traces and deposits, not only what is sent")
+    traced: bool = Field(False, description="let the noise enter traces and deposits, not only what is sent")
 
     def perturbation(self) -> Perturbation:
         """The noise these options describe."""

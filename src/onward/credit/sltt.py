@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from onward.core.network import Network, Node
+from onward.core.graph import Node
+from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.signal import Carry, Context
 from onward.credit.base import Temporal, temporals

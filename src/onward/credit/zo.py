@@ -12,8 +12,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from onward.core.errors import ConfigError
+from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.network import Node
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
 from onward.credit.base import Head, spatials

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import nn
 
+from onward.core.containers import Feedback, Residual
 from onward.core.errors import ConfigError
-from onward.core.network import Feedback, Network, Residual
+from onward.core.network import Network
 from onward.core.neuron import Neuron
 from onward.core.registry import Choice, Registry
 from onward.models.layers import Stack, build_layers

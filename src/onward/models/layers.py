@@ -29,7 +29,7 @@ from math import prod
 from torch import nn
 
 from onward.core.errors import ConfigError
-from onward.core.network import Scale
+from onward.core.glue import Scale
 from onward.core.neuron import Neuron
 from onward.weights import ACTIVATION_SCALE, standardize
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from onward.core.draws import Draws
+from onward.core.graph import Node
 from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk, shapes
-from onward.core.network import Network, Node
+from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits

@@ -1,0 +1,60 @@
+"""Containers with wiring of their own: residual blocks, recurrent layers, feedback loops."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from onward.core.glue import Add
+from onward.core.graph import Builder, Kind
+from onward.core.neuron import Neuron
+
+
+class Residual(nn.Module):
+    """body(x) + shortcut(x); the shortcut is the identity unless given."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None):
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut or nn.Identity()
+
+    def wire(self, build: Builder, name: str, x: int) -> int:
+        """See `Wired.wire`."""
+        body = build.add(f"{name}.body", self.body, x)
+        return build.node(f"{name}.add", Kind.ADD, Add(), body, build.add(f"{name}.shortcut", self.shortcut, x))
+
+
+class Recurrent(nn.Module):
+    """A layer that also reads its own spikes of the step before: neuron(synapse(x) + recurrent(s[t-1]))."""
+
+    def __init__(self, synapse: nn.Module, neuron: Neuron, recurrent: nn.Module):
+        super().__init__()
+        self.synapse, self.neuron, self.recurrent = synapse, neuron, recurrent
+
+    def wire(self, build: Builder, name: str, x: int) -> int:
+        """See `Wired.wire`."""
+        drive = build.add(f"{name}.synapse", self.synapse, x)
+        past = build.open(f"{name}.delay")
+        back = build.add(f"{name}.recurrent", self.recurrent, past)
+        total = build.node(f"{name}.add", Kind.ADD, Add(), drive, back)
+        out = build.add(f"{name}.neuron", self.neuron, total)
+        return build.close(past, out)
+
+
+class Feedback(nn.Module):
+    """A stack whose first neuron also reads the stack's output of the step before, through ``back``.
+
+    entry(x) + back(out[t-1]) -> body -> out. OTTT's VGG-F is one: entry the first convolution, back an upsampling
+    and a convolution.
+    """
+
+    def __init__(self, entry: nn.Module, body: nn.Module, back: nn.Module):
+        super().__init__()
+        self.entry, self.body, self.back = entry, body, back
+
+    def wire(self, build: Builder, name: str, x: int) -> int:
+        """See `Wired.wire`."""
+        drive = build.add(f"{name}.entry", self.entry, x)
+        past = build.open(f"{name}.delay")
+        back = build.add(f"{name}.back", self.back, past)
+        total = build.node(f"{name}.add", Kind.ADD, Add(), drive, back)
+        return build.close(past, build.add(f"{name}.body", self.body, total))

@@ -1,0 +1,90 @@
+"""From errors to the postsynaptic factors of every synapse, within one chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from onward.core.graph import Kind, Node
+from onward.core.interpret import Record, pull_back
+from onward.core.sink import Sink
+from onward.credit.base import Head
+
+
+class Posts:
+    """Gathers the postsynaptic factors of one chunk: what heads bring through the graph, and what credit adds."""
+
+    def __init__(self, record: Record, sink: Sink, crosses_spikes: bool):
+        self.record, self.sink, self.net, self.crosses_spikes = record, sink, record.net, crosses_spikes
+        self._posts: dict[int, Tensor] = {}
+        self._credits: dict[int, Tensor] = {}
+
+    @property
+    def readout(self) -> list[Node]:
+        """What no spike separates from the output."""
+        hidden = set(self.net.hidden)
+        return [node for node in self._fitted if self.net.reader(node) not in hidden]
+
+    @property
+    def _fitted(self) -> list[Node]:
+        return [
+            n
+            for n in (*self.net.synapses, *self.net.fitted_glue)
+            if n.kind is not Kind.SYNAPSE or n.index in self.record.drives
+        ]
+
+    def teachable(self, head: Head) -> list[Node]:
+        """What the neurons below a head read, as far as the head's graph leads there."""
+        below = set(head.port.below)
+        fed = [node for node in self._fitted if self.net.reader(node) in below]
+        return fed if self.crosses_spikes else [node for node in fed if self.net.exposed(node)]
+
+    def from_head(self, head: Head, nodes: list[Node]) -> None:
+        """Pulls a head's error back to ``nodes`` and to the parameters of the neurons they feed."""
+        self._pull(head.source, head.seed, nodes)
+        if not head.source.requires_grad:
+            return
+        for neuron in {
+            n for n in map(self.net.reader, nodes) if n is not None and any(True for _ in n.module.parameters())
+        }:
+            spikes = self.record.spikes[neuron.index]
+            if spikes.requires_grad:
+                (credit,) = pull_back(head.source, head.seed, [spikes])
+                if credit is not None:
+                    self._fit_neuron(neuron, credit)
+
+    def credit(self, found: dict[int, Tensor]) -> None:
+        """Adds credit at spikes."""
+        for index, credit in found.items():
+            held = self._credits.get(index)
+            self._credits[index] = credit if held is None else held + credit
+
+    def settle(self) -> Iterator[tuple[Node, Tensor]]:
+        """Credit times slope, pulled back to the next spike and no further; then every synapse with its post."""
+        for index, credit in self._credits.items():
+            neuron, firing = self.net.nodes[index], self.record.firings[index]
+            nodes = [node for node in self._fitted if self.net.reader(node) is neuron]
+            self._pull(self.record.inputs[index], credit * firing.slope, nodes)
+            self._fit_neuron(neuron, credit)
+        for index, post in self._posts.items():
+            yield self.net.nodes[index], post
+
+    def _fit_neuron(self, neuron: Node, credit: Tensor) -> None:
+        module: Any = neuron.module
+        for name, grad in module.parameter_grads(credit, self.record.firings[neuron.index]).items():
+            self.sink.add(module.get_parameter(name), grad)
+
+    def _pull(self, source: Tensor, seed: Tensor, nodes: list[Node]) -> None:
+        synapses = [node for node in nodes if node.kind is Kind.SYNAPSE]
+        weights = [p for node in nodes if node.kind is not Kind.SYNAPSE for p in node.module.parameters()]
+        targets = [self.record.drives[node.index] for node in synapses]
+        grads = pull_back(source, seed, [*targets, *weights])
+        for node, post in zip(synapses, grads, strict=False):
+            if post is not None:
+                held = self._posts.get(node.index)
+                self._posts[node.index] = post if held is None else held + post
+        for parameter, grad in zip(weights, grads[len(synapses) :], strict=True):
+            if grad is not None:
+                self.sink.add(parameter, grad)
