@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +21,41 @@ REFRESH_SECONDS, LINE_SECONDS, ROWS = 0.2, 10.0, 12
 
 @contextmanager
 def progress(console: Console) -> Iterator[OnEvent]:
-    """A callback that shows events on ``console`` while the context lasts."""
-    if not console.is_terminal:
-        yield Lines(console)
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        yield Board(console, live)
+    """A callback that shows events on ``console`` while the context lasts; long preparations are told as well."""
+    with _told(console):
+        if not console.is_terminal:
+            yield Lines(console)
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            yield Board(console, live)
+
+
+@contextmanager
+def _told(console: Console) -> Iterator[None]:
+    """What the library logs while it prepares, such as the simulation of recordings, goes to ``console``."""
+    log, handler = logging.getLogger("onward"), _Teller(console)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Teller(logging.Handler):
+    """Prints log records; information at most every few seconds."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console, self.told = console, -LINE_SECONDS
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        if record.levelno > logging.INFO or perf_counter() - self.told >= LINE_SECONDS:
+            self.told = perf_counter()
+            self.console.print(record.getMessage(), highlight=False)
 
 
 class View(ABC):

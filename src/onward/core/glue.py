@@ -18,6 +18,7 @@ class Add(nn.Module):
 class Scale(nn.Module):
     """Multiplication by a constant.
 
+    >>> import torch
     >>> Scale(2.74)(torch.ones(1)).item() > 2.7
     True
     """
