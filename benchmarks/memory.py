@@ -20,6 +20,7 @@ import onward
 from onward.train.memory import meter
 
 FEATURES, BATCH, CHUNK = (2312,), 64, 8
+RULES, STEPS = ["ottt", "sltt", "opzo"], [16, 64, 256, 1024]
 
 
 class Noise(onward.Sequence):
@@ -57,26 +58,38 @@ def peak(name: str, steps: int) -> int:
     return measured.peak_bytes
 
 
+def measured(name: str, steps: int) -> dict:
+    """One row: the peak in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--one", name, str(steps)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {"rule": name, "steps": steps, "peak_bytes": int(said)}
+
+
+def report(rules: list[str], steps: list[int]) -> list[dict]:
+    """Measures and prints every rule and T; returns the rows."""
+    rows = []
+    for name in rules:
+        first = None
+        for count in steps:
+            rows.append(row := measured(name, count))
+            first = first or row["peak_bytes"]
+            megabytes, ratio = row["peak_bytes"] / 1e6, row["peak_bytes"] / first
+            print(f"{name:8} T {count:6d}  {megabytes:8.1f} MB  ratio {ratio:.3f}", file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="*", default=["ottt", "sltt", "opzo"])
-    parser.add_argument("--steps", nargs="*", type=int, default=[16, 64, 256, 1024])
+    parser.add_argument("--rules", nargs="*", default=RULES)
+    parser.add_argument("--steps", nargs="*", type=int, default=STEPS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("RULE", "T"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         print(peak(asked.one[0], int(asked.one[1])))
         return
-    rows = []
-    for name in asked.rules:
-        for steps in asked.steps:
-            command = [sys.executable, "-m", "benchmarks.memory", "--one", name, str(steps)]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            rows.append({"rule": name, "steps": steps, "peak_bytes": int(said)})
-            if not asked.json:
-                first = next(row["peak_bytes"] for row in rows if row["rule"] == name)
-                print(f"{name:8} T {steps:6d}  {int(said) / 1e6:8.1f} MB  ratio {int(said) / first:.3f}", flush=True)
+    rows = report(asked.rules, asked.steps)
     if asked.json:
         print(json.dumps(rows))
 

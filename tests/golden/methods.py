@@ -51,7 +51,9 @@ def surrogates(trial: Trial) -> Results:
     """``<surrogate>.spike`` and ``.dx`` for arguments ``in.x`` of the spike function and cotangents ``in.g``."""
     x, g = trial.x, trial.input("g")
     for name, psi in _named_surrogates(trial).items():
-        yield f"{name}.spike", IF().fires(x, 0.0).to(x.dtype)
+        spikes = torch.empty_like(x)
+        IF().fire(x, 0.0, out=spikes)
+        yield f"{name}.spike", spikes
         yield f"{name}.dx", g * psi(x)
 
 

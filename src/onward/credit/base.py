@@ -59,6 +59,8 @@ class Temporal(ABC):
     """Decides *pre*: what of a synapse's past input takes part."""
 
     stochastic: bool = False
+    partial: bool = False
+    """Whether some steps take no part in credit."""
 
     def check(self, steps: int) -> None:
         """Raises `TopologyMismatch` when sequences of ``steps`` cannot be served."""

@@ -235,7 +235,7 @@ class Perturbation:
         z = z.expand(-1, like.shape[1], *z.shape[2:])
         if len(distinct) == len(steps) and bool((signs == 1).all()):
             return z
-        return z[place] * signs.view(-1, *[1] * (like.dim() - 1)).to(like)
+        return z[place].mul_(signs.view(-1, *[1] * (like.dim() - 1)).to(like))
 
 
 laws: Registry[Law] = Registry("noise law")

@@ -23,6 +23,7 @@ class SLTTK(Instantaneous):
     """Instantaneous credit at K steps."""
 
     stochastic = True
+    partial = True
 
     def __init__(self, k: int, rescale: bool = False):
         self.k, self.rescale = k, rescale

@@ -46,7 +46,7 @@ class AdaptiveLIF(Neuron):
         for t in range(len(x)):
             m.charge(x[t], v, out=h[t])
             torch.sub(h[t], m.threshold + self.adaptation * a, out=above[t])
-            s[t] = m.fires(above[t], 0.0)
+            m.fire(above[t], 0.0, out=s[t])
             v = m.reset(h[t], s[t], m.threshold)
             a = self.adaptation_decay * a + s[t]
         return Firing(s * m.height, m.surrogate(above) * (m.gain * m.height), h, (v, a))

@@ -48,7 +48,9 @@ class SoftReset(Reset):
 
     def __call__(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> Tensor:
         """See `Reset.__call__`."""
-        return h - (self.scale * threshold) * s
+        if isinstance(threshold, Tensor):
+            return h - (self.scale * threshold) * s
+        return torch.sub(h, s, alpha=self.scale * threshold)
 
     def slopes(self, h: Tensor, s: Tensor, threshold: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
         """See `Reset.slopes`."""
@@ -154,7 +156,7 @@ class Affine(Neuron):
         s = torch.empty_like(h)
         for t in range(len(x)):
             self.charge(x[t], v, out=h[t])
-            s[t] = self.fires(h[t], self.threshold)
+            self.fire(h[t], self.threshold, out=s[t])
             v = self.reset(h[t], s[t], self.threshold)
         return h, s, v
 
@@ -164,9 +166,10 @@ class Affine(Neuron):
         h = torch.add(drive, v, alpha=self._decay, out=out)
         return h.add_(self.drift) if self.drift else h
 
-    def fires(self, h: Tensor, threshold: Tensor | float) -> Tensor:
-        """Where the membrane potential reaches (or exceeds) the threshold, as booleans."""
-        return h >= threshold if self.ties_fire else h > threshold
+    def fire(self, h: Tensor, threshold: Tensor | float, out: Tensor) -> None:
+        """Writes 1 where the membrane potential reaches (or exceeds) the threshold, else 0."""
+        compare = torch.ge if self.ties_fire else torch.gt
+        compare(h, threshold, out=out)
 
     def _sent(self, s: Tensor) -> Tensor:
         return s if self.height == 1 else s * self.height

@@ -59,7 +59,9 @@ class ThroughTime(Interpreter):
             signal.sent, self.carry.states.get(node.index) or module.start(signal.sent[0])
         )
         self.carry.states[node.index] = state
-        self.record.firings[node.index] = Firing(out.detach(), potential, potential, tuple(s.detach() for s in state))
+        self.record.firings[node.index] = Firing(
+            out.detach(), potential.new_empty(0), potential, tuple(s.detach() for s in state)
+        )
         return Signal(out, out)
 
     def past(self, signal: Signal) -> Signal:

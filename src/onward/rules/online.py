@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onward.core.draws import Draws
-from onward.core.errors import TopologyMismatch
+from onward.core.errors import ConfigError, TopologyMismatch
 from onward.core.graph import Node
 from onward.core.interpret import (
     CreditWalk,
@@ -69,6 +69,11 @@ class Online(LearningRule):
         norms: Norms | None = None,
     ):
         super().__init__()
+        if error_delay and temporal.partial:
+            raise ConfigError(
+                f"an error delay of {error_delay} steps was given with a temporal credit that skips steps; late errors "
+                "would meet steps that take no part: use error_delay 0, or temporal 'ottt' or 'sltt'"
+            )
         self.temporal, self.spatial, self.local = temporal, spatial, local
         self.every_step, self.error_delay = every_step, error_delay
         self.norms = norms or PerStep()

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from conformance.harness import OBJECTIVE, bound, teach
 from conformance.zoo import ZOO, data, make
 from onward.core import Delay, Frames, GradSink, KeyedDraws, Network, evaluate, run_sequence
-from onward.core.errors import NonFiniteError, NotBound, OnwardError, ShapeError, TopologyMismatch, UnsupportedModule
+from onward.core.errors import (
+    ConfigError,
+    NonFiniteError,
+    NotBound,
+    OnwardError,
+    ShapeError,
+    TopologyMismatch,
+    UnsupportedModule,
+)
 from onward.neurons import LIF
 from onward.rules import rules
 
@@ -178,3 +186,8 @@ def test_a_delay_of_nothing() -> None:
 def test_one_root_catches_all() -> None:
     kinds = (NonFiniteError, NotBound, ShapeError, TopologyMismatch, UnsupportedModule)
     assert all(issubclass(kind, OnwardError) for kind in kinds)
+
+
+def test_late_errors_and_skipped_steps_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="error_delay 0"):
+        rules.build({"name": "sltt-k", "error_delay": 1})
