@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import mean
 
@@ -82,7 +83,10 @@ def main() -> None:
                 print(f"{point}", file=sys.stderr, flush=True)
                 held = [p for p in held if (p["depth"], p["rule"], p["seed"]) != (depth, name, seed)] + [vars(point)]
                 if asked.write:
-                    RESULTS.write_text(json.dumps({"machine": machine(), "points": held}, indent=1) + "\n")
+                    RESULTS.write_text(
+                        json.dumps({"machine": machine(), "date": date.today().isoformat(), "points": held}, indent=1)
+                        + "\n"
+                    )
     print(table(held))
 
 

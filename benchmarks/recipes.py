@@ -73,7 +73,9 @@ def run(path: Path, row: Row, seed: int, threads: int) -> list[tuple[str, float,
     found = [(row.label, said["test_accuracy"], said["seconds"], 10_000)]
     for data in row.evaluate:
         told = onward("eval", said["run"], "--data", os.path.expandvars(data), threads=threads)
-        found.append((f"{row.label} on {Path(data).name}", told["test_accuracy"], 0.0, told["samples"]))
+        found.append(
+            (f"{row.label} on {Path(os.path.expandvars(data)).stem}", told["test_accuracy"], 0.0, told["samples"])
+        )
     print(f"{row.label}, seed {seed}: " + ", ".join(f"{a:.2f} %" for _, a, *_ in found), file=sys.stderr, flush=True)
     return found
 

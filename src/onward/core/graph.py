@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from onward.core.errors import UnsupportedModule
@@ -67,7 +68,7 @@ class Builder:
         if isinstance(module, Wired):
             return module.wire(self, name, x)
         if isinstance(module, nn.Sequential):
-            for key, child in module.named_children():
+            for key, child in children(module):
                 x = self.add(f"{name}.{key}" if name else key, child, x)
             return x
         if isinstance(module, nn.Identity):
@@ -90,17 +91,26 @@ class Builder:
         return source
 
 
+def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """Children by name; unlike `named_children`, a module that stands in two places is listed twice."""
+    return [(key, child) for key, child in module._modules.items() if child is not None]
+
+
 def kind_of(name: str, module: nn.Module) -> Kind:
     """What a single module is; raises `UnsupportedModule` for one the engine cannot place."""
     if isinstance(module, Neuron):
         return Kind.NEURON
     if isinstance(module, _BatchNorm):
         return Kind.NORM
-    if isinstance(module, nn.Dropout | _DropoutNd):
+    if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout):
+        raise UnsupportedModule(
+            f"{name or 'the network'} is {type(module).__name__}, whose mask is not a factor; use nn.Dropout"
+        )
+    if isinstance(module, _DropoutNd):
         return Kind.DROPOUT
     if isinstance(module, Delay):
         return Kind.DELAY
-    if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | _InstanceNorm):
         return Kind.GLUE
     own = list(module.parameters(recurse=False))
     if own or parametrize.is_parametrized(module):

@@ -7,7 +7,7 @@ nothing else; `CreditWalk` keeps what O(1)-memory rules need to turn errors into
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -170,7 +170,7 @@ class Interpreter(ABC):
     def dropout(self, node: Node, signal: Signal) -> Signal:
         """One mask for the whole sequence."""
         module: Any = node.module
-        if not self.net.training or module.p == 0:
+        if not module.training or module.p == 0:
             return signal
         if node.index not in self.carry.masks:
             whole = isinstance(module, nn.Dropout)
@@ -182,8 +182,8 @@ class Interpreter(ABC):
         return signal.map(lambda x: x * self.carry.masks[node.index])
 
     def norm(self, node: Node, signal: Signal) -> Signal:
-        """Statistics come from what is sent; the clean signal goes through the same affine map."""
-        if not self.net.training:
+        """Normalises what is sent; raises `TopologyMismatch` for noise, which would move the statistics."""
+        if not node.module.training:
             return signal.map(lambda x: rowwise(node.module, x))
         sent = self.norms(node.module, signal.sent, self.context.steps)
         if signal.clean is signal.sent:
@@ -285,6 +285,11 @@ def pull_back(head: Tensor, credit: Tensor, targets: list[Tensor]) -> list[Tenso
     return list(torch.autograd.grad(head, targets, credit, retain_graph=True, allow_unused=True))
 
 
+def trainable(nodes: Iterable[Node]) -> list[nn.Parameter]:
+    """The parameters of ``nodes`` that are not frozen, each once although modules may stand in several places."""
+    return list(dict.fromkeys(p for node in nodes for p in node.module.parameters() if p.requires_grad))
+
+
 class Forward(Interpreter):
     """Runs the network and nothing else; ``watch`` sees every neuron's firing."""
 
@@ -316,14 +321,10 @@ class Forward(Interpreter):
 @torch.no_grad()
 def shapes(net: Network, sample: Sequence, draws: Draws) -> dict[int, torch.Size]:
     """Shapes ``[*features]`` of every neuron's output, and of the network's (key -1), from one step of ``sample``."""
-    training = net.training
-    net.eval()
     context = Context(draws, torch.arange(sample.batch), 0, 1, sample.batch)
     walk = Forward(net, Carry(), context, lambda node: effective(node.module))
-    try:
+    with evaluating(net):
         out = run_walk(walk, sample.chunk(0, 1))
-    finally:
-        net.train(training)
     found = {index: firing.out.shape[2:] for index, firing in walk.record.firings.items()}
     return {**found, -1: out.shape[2:]}
 
@@ -334,6 +335,18 @@ def run_walk(walk: Interpreter, x: Tensor) -> Tensor:
     walk.record.out = out
     walk.carry.step += len(x)
     return out
+
+
+@contextmanager
+def evaluating(net: Network) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode it was in, frozen normalisation layers too."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from onward.core.graph import Builder, Kind, Node
+from onward.core.errors import UnsupportedModule
+from onward.core.graph import Builder, Kind, Node, children
 
 V = TypeVar("V")
 _BARRIERS = frozenset({Kind.SYNAPSE, Kind.NEURON, Kind.DELAY})
@@ -32,13 +33,12 @@ class Network(nn.Module):
     def __init__(self, body: nn.Module):
         super().__init__()
         sequence = body if isinstance(body, nn.Sequential) else nn.Sequential(body)
-        for key, child in sequence.named_children():
-            self.add_module(key, child)
         build = Builder()
         self.output = build.add("", sequence, 0)
         self.nodes: tuple[Node, ...] = tuple(build.nodes)
+        self._adopt(sequence)
         self._release = self._last_uses()
-        self._readers = [self._first_reader(node) for node in self.nodes]
+        self._readers = [self._all_readers(node) for node in self.nodes]
         self._wakes = self._first_steps()
 
     @property
@@ -80,12 +80,15 @@ class Network(nn.Module):
         return [node for node in self.neurons if node.index not in exposed]
 
     def reader(self, node: Node) -> Node | None:
-        """The first neuron that ``node`` reaches without a delay; None if it reaches the output instead.
+        """The first of the `readers` of ``node``, whose memory its traces keep; None if there is none."""
+        return next(iter(self.readers(node)), None)
 
-        A synapse takes its credit from there, *up to the next spike and no further*.
+    def readers(self, node: Node) -> list[Node]:
+        """The neurons that ``node`` reaches without a delay, *up to the next spike and no further*.
+
+        Several, where the membrane's input itself is handed on past a neuron, as in MS-ResNets.
         """
-        index = self._readers[node.index]
-        return None if index is None else self.nodes[index]
+        return [self.nodes[index] for index in self._readers[node.index]]
 
     def exposed(self, node: Node) -> bool:
         """Whether some way from ``node`` to the output passes neither a spike nor a delay."""
@@ -146,14 +149,22 @@ class Network(nn.Module):
                 reached.add(later.index)
         return self.output in reached
 
-    def _first_reader(self, node: Node) -> int | None:
-        reached = {node.index}
+    def _adopt(self, sequence: nn.Sequential) -> None:
+        """Registers the children of ``sequence`` as our own, under their names."""
+        for key, child in children(sequence):
+            if key not in self._modules and hasattr(self, key):
+                raise UnsupportedModule(f"a layer is called {key!r}, which a Network uses itself; give it another name")
+            self.add_module(key, child)
+
+    def _all_readers(self, node: Node) -> list[int]:
+        reached, found = {node.index}, []
         for later in self.nodes[node.index + 1 :]:
             if later.kind is not Kind.DELAY and reached.intersection(later.inputs):
                 if later.kind is Kind.NEURON:
-                    return later.index
-                reached.add(later.index)
-        return None
+                    found.append(later.index)
+                else:
+                    reached.add(later.index)
+        return found
 
     def _first_steps(self) -> list[int]:
         steps: list[int] = []

@@ -53,7 +53,8 @@ class Lesson:
 
     def saw(self, record: Record) -> None:
         """Checks a chunk that was run, and shows it to the watcher."""
-        self.objective.check(record.out, self.y)
+        if record.start == 0:  # the same for all chunks, and looking at labels waits for the device
+            self.objective.check(record.out, self.y)
         record.check_finite()
         if self.context.watch is not None:
             self.context.watch(record)
@@ -87,6 +88,8 @@ class LearningRule(nn.Module, ABC):
                 f"{type(self).__name__} needs an error at every step (trait per_step_error), and a readout objective "
                 "has one at the end only; choose objective 'per-step' or 'tet', or rule 'bptt'"
             )
+        if not net.synapses:
+            raise TopologyMismatch("the network has no weights to learn; expected a synapse such as nn.Linear")
         self.allocate(net, sample, draws)
         self._bound, self.features = weakref.ref(net), sample.features
 

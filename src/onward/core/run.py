@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onward.core.draws import Draws, KeyedDraws
 from onward.core.errors import ShapeError, TopologyMismatch
-from onward.core.interpret import Forward, Record, run_walk
+from onward.core.interpret import Forward, Record, evaluating, run_walk
 from onward.core.network import Network
 from onward.core.objective import Objective
 from onward.core.rule import LearningRule, Lesson
@@ -106,16 +106,13 @@ def evaluate(
     watch: Callable[[Record], None] | None = None,
 ) -> Outcome:
     """Runs ``net`` in evaluation mode on a mini-batch: no noise, no dropout, no gradient, nothing kept."""
-    training = net.training
-    net.eval()
-    try:
-        evidence, running = None, torch.zeros(())
+    evidence, running = None, torch.zeros(())
+    with evaluating(net):
         for out in outputs(net, x, chunk=chunk or x.steps, watch=watch):
-            objective.check(out, y)
+            if evidence is None:
+                objective.check(out, y)
             evidence = objective.reduce(evidence, out)
             running = running.to(out) + objective.step_losses(out, y, x.steps).sum(0)
-    finally:
-        net.train(training)
     assert evidence is not None
     return Outcome(objective.total(evidence, running, y, x.steps), evidence)
 

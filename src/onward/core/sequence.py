@@ -111,7 +111,8 @@ class Events(Sequence):
         """The rows scattered into zeros; only this chunk is ever dense."""
         indices, offsets, values = self.rows(start, stop)
         size, count = prod(self.features), (stop - start) * self.batch
-        row = torch.repeat_interleave(torch.arange(count, device=indices.device), offsets.diff())
+        rows = torch.arange(count, device=indices.device)
+        row = rows.repeat_interleave(offsets.diff(), output_size=len(indices))
         dense = torch.zeros(count * size, dtype=self.dtype, device=indices.device)
         weight = dense.new_ones(()).expand(len(indices)) if values is None else values.to(self.dtype)
         dense.index_add_(0, row * size + indices, weight)

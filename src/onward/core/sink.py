@@ -83,7 +83,9 @@ class GradSink(Sink):
 
     @torch.no_grad()
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
-        """See `Sink.add`."""
+        """See `Sink.add`; nothing is kept for a frozen parameter."""
+        if not parameter.requires_grad:
+            return
         held = self._extra.get(parameter)
         self._extra[parameter] = grad.to(parameter.dtype, copy=True) if held is None else held.add_(grad)
 

@@ -92,6 +92,7 @@ class LocalLearning(Local):
     def allocate(self, net: Network, sizes: dict[int, Size], classes: int, draws: Draws) -> list[Port]:
         """Draws R uniform in +-1/sqrt(n), as a fresh linear layer."""
         one = torch.zeros(1, dtype=torch.int64)
+        self.probes.clear()
         for node in net.hidden:
             n = Probe.width(sizes[node.index])
             key = Key("probe", node.name, 0)

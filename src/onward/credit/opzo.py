@@ -138,7 +138,7 @@ class OPZO(Noisy):
             o = self._aged(outs[port.key]) * self._factor
             z = record.noise[node.index]
             z = z.flatten(3).mean(3) if shared else z.flatten(2)
-            self._gather(carry, slot(node, port), _by_halves(z.to(o), o, int(self.sequences) % 2), len(o))
+            self._gather(carry, slot(node, port), _by_halves(z.to(o), o, (record.context.sequence + 1) % 2), len(o))
         if self.options.per == "step":
             self._absorb(carry)
 
@@ -220,8 +220,8 @@ class OPZO(Noisy):
         self._averages.append(name)
 
     def _gather(self, carry: Carry, name: str, amount: Tensor, steps: int) -> None:
-        """Adds a chunk to what an average will absorb."""
-        held = carry.sums.get(name)
+        """Adds a chunk to what an average will absorb, in the average's own precision."""
+        held, amount = carry.sums.get(name), amount.to(self.get_buffer(name).dtype)
         carry.sums[name] = amount if held is None else held * self.options.rho**steps + amount
 
     def _absorb(self, carry: Carry) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from onward.core.graph import Kind, Node
-from onward.core.interpret import Record, pull_back
+from onward.core.interpret import Record, pull_back, trainable
 from onward.core.sink import Sink
 from onward.credit.base import Head
 
@@ -46,9 +46,9 @@ class Posts:
         self._pull(head.source, head.seed, nodes)
         if not head.source.requires_grad:
             return
-        for neuron in {
-            n for n in map(self.net.reader, nodes) if n is not None and any(True for _ in n.module.parameters())
-        }:
+        above = set(self.net.hidden).difference(head.port.below)
+        readers = dict.fromkeys(reader for node in nodes for reader in self.net.readers(node) if reader not in above)
+        for neuron in (reader for reader in readers if any(True for _ in reader.module.parameters())):
             spikes = self.record.spikes[neuron.index]
             if spikes.requires_grad:
                 (credit,) = pull_back(head.source, head.seed, [spikes])
@@ -65,11 +65,17 @@ class Posts:
         """Credit times slope, pulled back to the next spike and no further; then every synapse with its post."""
         for index, credit in self._credits.items():
             neuron, firing = self.net.nodes[index], self.record.firings[index]
-            nodes = [node for node in self._fitted if self.net.reader(node) is neuron]
-            self._pull(self.record.inputs[index], credit * firing.slope, nodes)
+            self._pull(self.record.inputs[index], credit * firing.slope, self._taught_by(neuron))
             self._fit_neuron(neuron, credit)
         for index, post in self._posts.items():
             yield self.net.nodes[index], post
+
+    def _taught_by(self, neuron: Node) -> list[Node]:
+        """What takes the credit of ``neuron``: all that reaches no other neuron before it.
+
+        In a residual stream a drive learns from the next spiking layer, not from those further down the identity.
+        """
+        return [node for node in self._fitted if self.net.reader(node) is neuron]
 
     def _fit_neuron(self, neuron: Node, credit: Tensor) -> None:
         module: Any = neuron.module
@@ -78,7 +84,7 @@ class Posts:
 
     def _pull(self, source: Tensor, seed: Tensor, nodes: list[Node]) -> None:
         synapses = [node for node in nodes if node.kind is Kind.SYNAPSE]
-        weights = [p for node in nodes if node.kind is not Kind.SYNAPSE for p in node.module.parameters()]
+        weights = trainable(node for node in nodes if node.kind is not Kind.SYNAPSE)
         targets = [self.record.drives[node.index] for node in synapses]
         grads = pull_back(source, seed, [*targets, *weights])
         for node, post in zip(synapses, grads, strict=False):

@@ -106,6 +106,11 @@ def _vgg(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron: M
 
 def _vgg_f(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     """OTTT's VGG with a delayed feedback convolution from the last spiking layer to the first."""
+    if len(features) != 3 or features[1] % 8 or features[2] % 8:
+        raise ConfigError(
+            f"vgg-f feeds its last spikes back enlarged by 8, and features {list(features)} were given; expected "
+            "[channels, height, width] with sides that divide by 8"
+        )
     plain = Stack(features, classes, neuron, choice.norm)
     layers = dict(build_layers(_widened(VGG, choice.width), plain).named_children())
     _small_readout(plain.layers)
@@ -119,10 +124,6 @@ def _vgg_f(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron:
     network.add_module("loop", Feedback(entry, body, back))
     for name in tail:
         network.add_module(name, layers[name])
-    if min(features[1:]) % 8:
-        raise ConfigError(
-            f"vgg-f feeds its last spikes back enlarged by 8; features {list(features)} do not divide by 8"
-        )
     return Network(network)
 
 

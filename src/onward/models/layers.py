@@ -39,7 +39,7 @@ _AVERAGE = [nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d]
 _MAXIMUM = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d]
 _GLOBAL = [nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d]
 _TOKEN = re.compile(
-    r"(?P<conv>(\d+)C(\d+)(?:s(\d+))?)|(?P<linear>\d+)|(?P<pool>(AP|MP)(\d+))|(?P<drop>D(0?\.\d+))|GAP|FC"
+    r"(?P<conv>([1-9]\d*)C([1-9]\d*)(?:s([1-9]\d*))?)|(?P<linear>[1-9]\d*)|(?P<pool>(AP|MP)([1-9]\d*))|(?P<drop>D(0?\.\d+))|GAP|FC"
 )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
+from onward.core.errors import ConfigError
 from onward.core.neuron import Neuron
 from onward.core.registry import Choice, Registry
 from onward.neurons.adaptive import AdaptiveLIF
@@ -34,13 +35,19 @@ class HardOptions(Choice):
     to: float = Field(0.0, description="membrane potential after a spike, in units of threshold")
 
 
+def _delayed(decay: float) -> SoftReset:
+    if decay == 0:
+        raise ConfigError("a delayed reset was given to a neuron without memory (tau = 1); use reset 'soft'")
+    return SoftReset(1 / decay)
+
+
 resets: Registry[Reset] = Registry("reset")
 resets.register("soft", Choice, lambda choice, decay: SoftReset(), "subtract the threshold")
 resets.register("hard", HardOptions, lambda choice, decay: HardReset(choice.to), "set the potential to a fixed value")
 resets.register(
     "delayed",
     Choice,
-    lambda choice, decay: SoftReset(1 / decay),
+    lambda choice, decay: _delayed(decay),
     "subtract the threshold one step later, unleaked",
 )
 

@@ -102,11 +102,9 @@ class Affine(Neuron):
         learn_threshold: bool = False,
     ):
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise ConfigError(f"a leak of {decay} per step was given; expected 0 <= decay <= 1 (1 is the IF neuron)")
         if threshold <= 0:
             raise ConfigError(f"a threshold of {threshold} was given; expected a positive number")
-        self._decay, self.gain, self.drift, self.height = decay, gain, drift, height
+        self._decay, self.gain, self.drift, self.height = leak(None, decay), gain, drift, height
         self.threshold = nn.Parameter(torch.tensor(float(threshold))) if learn_threshold else float(threshold)
         self.reset = reset or SoftReset()
         self.initial, self.ties_fire, self.detach_reset = initial, ties_fire, detach_reset
@@ -214,6 +212,8 @@ def leak(tau: float | None, decay: float | None) -> float:
         raise ConfigError(f"give either tau or decay, not tau={tau} and decay={decay}")
     if tau is None:
         assert decay is not None
+        if not 0 <= decay <= 1:
+            raise ConfigError(f"a leak of {decay} per step was given; expected 0 <= decay <= 1 (1 keeps everything)")
         return decay
     if tau < 1:
         raise ConfigError(f"a time constant of {tau} steps was given; expected tau >= 1 (decay = 1 - 1/tau)")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onward.core.draws import Draws
 from onward.core.graph import Node
-from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk, shapes
+from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk, shapes, trainable
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.registry import Choice
@@ -105,7 +105,7 @@ class BPTT(LearningRule):
         records, net = lesson.carry.records, lesson.net
         with torch.enable_grad():
             loss = _loss(lesson, torch.cat([record.out for record in records]))
-        weights = [p for node in (*net.fitted_glue, *net.neurons) for p in node.module.parameters()]
+        weights = trainable((*net.fitted_glue, *net.neurons))
         slots = [(i, record) for record in records for i in record.drives]
         targets = [record.drives[i] for i, record in slots] + weights
         grads = torch.autograd.grad(loss, targets, allow_unused=True)
