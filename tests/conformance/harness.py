@@ -18,8 +18,9 @@ from onward.core.objective import Objective
 from onward.core.rule import Lesson
 from onward.core.run import run_sequence
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, Context
+from onward.core.signal import Carry, Context, dense
 from onward.core.sink import Forwarding, Sink
+from onward.core.trace import Presynaptic
 from onward.rules import rules
 
 OBJECTIVE = PerStep(CrossEntropy())
@@ -32,7 +33,7 @@ class Deposit:
     node: Node
     pre: Tensor
     post: Tensor
-    bias_post: Tensor | None
+    bias_gain: list[float] | None
 
 
 class Spy(Forwarding):
@@ -42,9 +43,9 @@ class Spy(Forwarding):
         super().__init__(inner)
         self.deposits: list[Deposit] = []
 
-    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
-        self.deposits.append(Deposit(node, pre.clone(), post.clone(), bias_post))
-        super().deposit(node, pre, post, bias_post)
+    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
+        self.deposits.append(Deposit(node, dense(pre).clone(), post.clone(), bias_gain))
+        super().deposit(node, pre, post, bias_gain)
 
 
 class ForcedError(Objective):

@@ -68,7 +68,7 @@ class Identity(Neuron):
 
     @torch.no_grad()
     def scan(self, x: Tensor, state: State) -> Firing:
-        return Firing(x, torch.ones_like(x), x, (x[-1],))
+        return Firing(x, torch.ones_like(x), (x[-1],), lambda: x)
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         return x, (x[-1],), x.detach()
@@ -160,7 +160,7 @@ class Taught:
 
     def noise(self, node: Node) -> Tensor:
         """z ``[T, B, ...]``."""
-        return torch.cat([record.noise[node.index] for record in self.records])
+        return torch.cat([record.noise[node.index].dense() for record in self.records])
 
     @property
     def out(self) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onward.core import MSE, CrossEntropy, KeyedDraws, Network, PerStep, RecordedDraws, Static
 from onward.core.errors import ConfigError, TopologyMismatch
+from onward.core.signal import dense as whole
 from onward.credit import spatials
 from onward.credit.local import IntermediateGlobal, LocalLearning
 from onward.neurons import LIF
@@ -187,7 +188,7 @@ def test_intermediate_credit_is_feedback_times_the_local_error(spatial):
     a, b = base.learn(y=LABELS), igl.learn(y=LABELS)
     node = net.hidden[1]
     record = b.records[0]
-    r = record.sent[node.index] @ probes(igl).probe(node).weight.T + probes(igl).probe(node).bias
+    r = whole(record.sent[node.index]) @ probes(igl).probe(node).weight.T + probes(igl).probe(node).bias
     e = igl.objective.errors(r, LABELS, 4, 5)
     post = 0.5 * (e @ feedback.T) * psi(record.firings[net.hidden[0].index].potential - 1)
     assert torch.allclose(b.grads["0.bias"] - a.grads["0.bias"], post.sum((0, 1)), atol=1e-14)
@@ -219,9 +220,9 @@ def test_intermediate_single_point_credit_uses_the_local_loss():
     bench = Bench(net, the_input(), spatial, "sltt", {"name": "ll-igl", "weight": 0.5, "position": 1})
     igl = bench.learn(y=LABELS)
     record, probe = igl.records[0], probes(bench).probe(net.hidden[1])
-    losses = CrossEntropy()(record.sent[net.hidden[1].index] @ probe.weight.T + probe.bias, LABELS) / (4 * 5)
+    losses = CrossEntropy()(whole(record.sent[net.hidden[1].index]) @ probe.weight.T + probe.bias, LABELS) / (4 * 5)
     slope = psi(record.firings[net.hidden[0].index].potential - 1)
-    post = 0.5 * losses[..., None] / 0.4 * record.noise[net.hidden[0].index] * slope
+    post = 0.5 * losses[..., None] / 0.4 * record.noise[net.hidden[0].index].dense() * slope
     assert torch.allclose(igl.grads["0.bias"] - base.grads["0.bias"], post.sum((0, 1)).detach(), atol=1e-13)
 
 

@@ -16,6 +16,7 @@ from onward.core import KeyedDraws, Network, RecordedDraws, Residual, Static, ev
 from onward.core.draws import Gaussian, Law, Rademacher, Sphere
 from onward.core.errors import TopologyMismatch
 from onward.core.interpret import Record
+from onward.core.signal import dense as whole
 from onward.credit.opzo import DENSE_UNITS
 from onward.credit.perturbation import After, Codes, Pairs, Perturbation, sign_code
 from onward.neurons import LI, LIF
@@ -422,7 +423,7 @@ def test_t35_noise_before_the_neuron_keeps_signals_binary(position, binary):
     bench = conv_bench({"name": "opzo", "position": position})
     seen: list[Record] = bench.learn().records
     index = bench.net.hidden[0].index
-    sent = torch.cat([record.sent[index] for record in seen])
+    sent = torch.cat([whole(record.sent[index]) for record in seen])
     clean = torch.cat([record.spikes[index] for record in seen])
     assert bool(torch.isin(sent, torch.tensor([0.0, 1.0])).all()) is binary
     assert torch.isin(clean, torch.tensor([0.0, 1.0])).all()

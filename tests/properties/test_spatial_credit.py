@@ -190,7 +190,7 @@ def test_single_point_zo_by_hand(schedule, position):
     (record,) = taught.records
     losses = CrossEntropy()(taught.out, LABELS) / (6 * 5)
     for node, name in zip(net.hidden, ("0", "2"), strict=True):
-        g = losses[..., None] / 0.3 * record.noise[node.index]
+        g = losses[..., None] / 0.3 * record.noise[node.index].dense()
         post = g * psi(record.firings[node.index].potential - 1)
         assert torch.allclose(taught.grads[f"{name}.bias"], post.sum((0, 1)), atol=1e-13)
 

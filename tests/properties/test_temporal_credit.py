@@ -130,7 +130,8 @@ def test_t15_a_reset_in_the_graph_sets_bptt_apart() -> None:
 
 
 def traced(x: Tensor, decay: float) -> Tensor:
-    return trace(x, decay, Carry(), "test")
+    found = trace(x, decay, Carry(), "test")
+    return found if isinstance(found, torch.Tensor) else found.dense()
 
 
 def test_t16_traces_commute_with_linear_glue_alone() -> None:
@@ -197,8 +198,8 @@ class Scrambled(Temporal):
         true = self.inner.pre(net, node, x, carry)
         return torch.rand_like(true) if node.name == self.name else true
 
-    def bias_post(self, net: Network, node: Node, post: Tensor, start: int) -> Tensor | None:
-        return self.inner.bias_post(net, node, post, start)
+    def bias_gain(self, net: Network, node: Node, start: int, steps: int) -> list[float] | None:
+        return self.inner.bias_gain(net, node, start, steps)
 
     def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
         return self.inner.toward_output(net, node, x, carry)

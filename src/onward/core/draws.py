@@ -6,14 +6,14 @@ batch over processes, resuming a run, or evaluating nodes in another order all s
     key(step, id) = mix(mix(base + step * A) + id * C),   word_i = mix(key + i * G)
 
 ``mix`` is the splitmix64 finaliser (Steele, Lea & Flood 2014), written in wrapping 64-bit integers, so it runs
-on any device. Cost: about ten integer operations a word; a Rademacher draw needs one bit, a Gaussian 32.
+on any device. Maps are numbered channels last, as they lie in
+memory. Cost: about ten integer operations a word; a Rademacher draw needs one bit, a Gaussian 32.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cache
 from math import prod
 from typing import NamedTuple
 from zlib import crc32
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from onward.core.errors import ConfigError, ShapeError
+from onward.kernels.signs import signs
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _STEP = 0xD1342543DE82EF95
@@ -66,20 +67,12 @@ class Law(ABC):
         """``n`` numbers for each key."""
 
 
-@cache
-def _sign_table(device: torch.device, dtype: torch.dtype) -> Tensor:
-    byte = torch.arange(256, device=device)[:, None]
-    bits = (byte >> torch.arange(8, device=device)) & 1
-    return (2 * bits - 1).to(dtype)
-
-
 class Rademacher(Law):
     """+1 or -1 with probability 1/2: one hashed bit a number, variance 1, the lowest-variance perturbation."""
 
     def sample(self, keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         """See `Law.sample`."""
-        octets = _words(keys, (n + 63) // 64).view(torch.uint8)
-        return _sign_table(keys.device, dtype)[octets.int()].flatten(1)[:, :n]
+        return signs(_words(keys, (n + 63) // 64).view(torch.uint8), n, dtype)
 
 
 class Gaussian(Law):
@@ -170,7 +163,10 @@ class KeyedDraws(Draws):
         steps, ids = steps.to(like.device), ids.to(like.device)
         per_step = _mix(base + steps * _signed(_STEP))
         keys = _mix(per_step[:, None] + ids * _signed(_SAMPLE))
-        return law.sample(keys.flatten(), prod(size), like.dtype).reshape(len(steps), len(ids), *size)
+        numbers = law.sample(keys.flatten(), prod(size), like.dtype)
+        if len(size) < 2:
+            return numbers.view(len(steps), len(ids), *size)
+        return numbers.view(len(steps), len(ids), *size[1:], size[0]).movedim(-1, 2)
 
     def _base(self, key: Key) -> int:
         label = crc32(f"{key.purpose}/{key.node}".encode())

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from onward.core.draws import Draws, Keep, Key
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
+from onward.core.glue import Scale
 from onward.core.graph import Kind, Node
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, Context, Signal
-from onward.core.synapse import Params, effective, ops_of
+from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, dense
+from onward.core.synapse import Params, drive, effective, rowwise
 from onward.kernels.scan import shift
+from onward.kernels.sparse import SparseRows, sparse_rows
 
 
 class Norms(ABC):
@@ -62,26 +64,18 @@ def noise_in_norm(node: Node) -> TopologyMismatch:
     )
 
 
-def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``f`` on the merged rows of ``x`` ``[K, B, ...]``; once, where all K steps are the same frame."""
-    if len(x) > 1 and x.stride(0) == 0:
-        once = rowwise(f, x[:1])
-        return once.expand(len(x), *once.shape[1:])
-    return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
 class Record:
     """What a chunk left behind for the rule: everything by node index, memory O(chunk)."""
 
     def __init__(self, net: Network, context: Context, start: int):
         self.net, self.context, self.start = net, context, start
-        self.pres: dict[int, Tensor] = {}
+        self.pres: dict[int, Tensor | SparseRows] = {}
         self.drives: dict[int, Tensor] = {}
         self.inputs: dict[int, Tensor] = {}
         self.firings: dict[int, Firing] = {}
         self.spikes: dict[int, Tensor] = {}
-        self.sent: dict[int, Tensor] = {}
-        self.noise: dict[int, Tensor] = {}
+        self.sent: dict[int, Chunk] = {}
+        self.noise: dict[int, Noise] = {}
         self.out: Tensor = torch.empty(0)
 
     @property
@@ -142,6 +136,15 @@ class Interpreter(ABC):
                 return self.dropout(node, signal)
             case Kind.NORM:
                 return self.norm(node, signal)
+        return self.glue(node, signal)
+
+    def glue(self, node: Node, signal: Signal) -> Signal:
+        """What has no state: reshaped events stay sparse, noise stays apart from spikes behind what is linear."""
+        if isinstance(signal.sent, SparseRows) and _flattens(node.module):
+            rows = signal.sent.flattened()
+            return Signal(rows, rows)
+        if isinstance(node.module, _LINEAR_GLUE):
+            return signal.through(lambda x: rowwise(node.module, x))
         return signal.map(lambda x: rowwise(node.module, x))
 
     @abstractmethod
@@ -154,7 +157,7 @@ class Interpreter(ABC):
 
     def past(self, signal: Signal) -> Signal:
         """A signal on its way into a later step; O(1) rules cut the graph here."""
-        return Signal(signal.sent.detach(), signal.clean.detach())
+        return signal.detached()
 
     def delay(self, node: Node, *signals: Signal | None) -> Signal | None:
         """Sends what came ``steps`` earlier; in a cycle, sends first and receives at the end of the step."""
@@ -173,19 +176,19 @@ class Interpreter(ABC):
         if not module.training or module.p == 0:
             return signal
         if node.index not in self.carry.masks:
-            whole = isinstance(module, nn.Dropout)
-            size = signal.sent.shape[2:] if whole else (signal.sent.shape[2], *[1] * (signal.sent.dim() - 3))
+            features = signal.sent.shape[2:]
+            size = features if isinstance(module, nn.Dropout) else (features[0], *[1] * (len(features) - 1))
             key, ids = Key("dropout", node.name, self.context.sequence), self.context.ids
-            like = signal.sent.detach()
+            like = dense(signal.sent).detach()
             mask = self.context.draws.draw(Keep(module.p), key, torch.zeros(1, dtype=torch.int64), ids, size, like)
             self.carry.masks[node.index] = mask
-        return signal.map(lambda x: x * self.carry.masks[node.index])
+        return signal.through(lambda x: x * self.carry.masks[node.index])
 
     def norm(self, node: Node, signal: Signal) -> Signal:
         """Normalises what is sent; raises `TopologyMismatch` for noise, which would move the statistics."""
         if not node.module.training:
             return signal.map(lambda x: rowwise(node.module, x))
-        sent = self.norms(node.module, signal.sent, self.context.steps)
+        sent = self.norms(node.module, dense(signal.sent), self.context.steps)
         if signal.clean is signal.sent:
             return Signal(sent, sent)
         raise noise_in_norm(node)
@@ -194,11 +197,11 @@ class Interpreter(ABC):
         module: Any = node.module
         silence = signal.map(lambda x: torch.zeros_like(x[:1]).repeat_interleave(module.steps, 0))
         waiting = self.carry.delays.get(node.index, silence)
-        sent, next_sent = shift(signal.sent, waiting.sent)
+        sent, next_sent = shift(dense(signal.sent), dense(waiting.sent))
         if signal.clean is signal.sent:
             self.carry.delays[node.index] = Signal(next_sent, next_sent)
             return Signal(sent, sent)
-        clean, next_clean = shift(signal.clean, waiting.clean)
+        clean, next_clean = shift(dense(signal.clean), dense(waiting.clean))
         self.carry.delays[node.index] = Signal(next_sent, next_clean)
         return Signal(sent, clean)
 
@@ -208,8 +211,11 @@ class Links(Protocol):
 
     crosses_spikes: bool
 
-    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
-        """The drive of the merged rows ``x``, with whatever backward path the rule wants."""
+    def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
+        """The drive of ``x`` ``[K, B, ...]``, with whatever backward path the rule wants.
+
+        ``rows`` are the same numbers as ``x``, perhaps sparse, outside any graph.
+        """
         ...
 
     def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
@@ -242,25 +248,71 @@ class CreditWalk(Interpreter):
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
         """Keeps input and drive; the drive starts a graph if none reaches it."""
-        self.record.pres[node.index] = signal.clean.detach()
-        drive = rowwise(lambda x: self.links.connect(node, self.params(node), x), signal.sent)
-        if torch.is_grad_enabled() and not drive.requires_grad:
-            drive.requires_grad_()
-        self.record.drives[node.index] = drive
-        return Signal(drive, drive)
+        params, rows = self.params(node), nonzeros(signal.clean)
+        self.record.pres[node.index] = rows
+        x = self._drive(node, params, signal, rows)
+        if torch.is_grad_enabled() and not x.requires_grad:
+            x.requires_grad_()
+        self.record.drives[node.index] = x
+        return Signal(x, x)
+
+    def _drive(self, node: Node, params: Params, signal: Signal, rows: Tensor | SparseRows) -> Tensor:
+        sent = signal.sent
+        if isinstance(sent, Perturbed):
+            return _noisy_drive(node, params, sent, rows)
+        if isinstance(sent, SparseRows):
+            return drive(node.module, params, sent)
+        return self.links.connect(node, params, sent, rows if signal.clean is sent else sent)
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """Fires; the graph goes on behind the spike only where it may."""
         module: Any = node.module
-        x = self.links.before(node, signal.sent.detach(), self.record)
+        current = dense(signal.sent)
+        x = self.links.before(node, current.detach(), self.record)
         firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]))
         self.carry.states[node.index] = firing.state
-        clean = firing.out if node.index in self.cut else _Attach.apply(signal.sent, firing.out, firing.slope)
-        self.record.inputs[node.index], self.record.firings[node.index] = signal.sent, firing
+        clean = firing.out if node.index in self.cut else _Attach.apply(current, firing.out, firing.slope)
+        self.record.inputs[node.index], self.record.firings[node.index] = current, firing
         self.record.spikes[node.index] = clean
         signal = self.links.after(node, clean, self.record)
         self.record.sent[node.index] = signal.sent
         return signal
+
+
+_LINEAR_GLUE = (
+    nn.Flatten,
+    nn.Unflatten,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    Scale,
+)
+
+
+def _flattens(module: nn.Module) -> bool:
+    return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+
+
+def nonzeros(clean: Tensor | SparseRows) -> Tensor | SparseRows:
+    """What products read: the non-zeros alone, where they are few."""
+    if isinstance(clean, SparseRows):
+        return clean
+    clean = clean.detach()
+    if len(clean) > 1 and clean.stride(0) == 0:
+        return clean
+    return sparse_rows(clean) or clean
+
+
+def _noisy_drive(node: Node, params: Params, sent: Perturbed, rows: Tensor | SparseRows) -> Tensor:
+    """W (s + a z); as W s + a W z where s is sparse and steps share z."""
+    if isinstance(rows, Tensor) or len(sent.noise.blocks) == len(rows):
+        return drive(node.module, params, sent.sum)
+    linear = {name: value for name, value in params.items() if name != "bias"}
+    noise = sent.noise.through(lambda z: drive(node.module, linear, z))
+    return noise.added_to(drive(node.module, params, rows), sent.strength)
 
 
 class _Attach(torch.autograd.Function):
@@ -306,13 +358,14 @@ class Forward(Interpreter):
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.synapse`."""
-        return signal.map(lambda x: rowwise(lambda r: ops_of(node.module).apply(node.module, self.params(node), r), x))
+        x = drive(node.module, self.params(node), nonzeros(signal.clean))
+        return Signal(x, x)
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""
         module: Any = node.module
-        state = self.carry.states.get(node.index) or module.start(signal.sent[0])
-        firing = module.scan(signal.sent, state)
+        x = dense(signal.sent)
+        firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]))
         self.carry.states[node.index] = firing.state
         self.record.firings[node.index] = firing
         return Signal(firing.out, firing.out)
@@ -329,9 +382,9 @@ def shapes(net: Network, sample: Sequence, draws: Draws) -> dict[int, torch.Size
     return {**found, -1: out.shape[2:]}
 
 
-def run_walk(walk: Interpreter, x: Tensor) -> Tensor:
+def run_walk(walk: Interpreter, x: Tensor | SparseRows) -> Tensor:
     """Walks one chunk through ``walk``'s network; the output is also in its record."""
-    out = walk.net.walk(Signal(x, x), walk).sent
+    out = dense(walk.net.walk(Signal(x, x), walk).sent)
     walk.record.out = out
     walk.carry.step += len(x)
     return out

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 
 
-class Firing(NamedTuple):
+@dataclass(frozen=True)
+class Firing:
     """What a neuron did during a chunk of K steps.
 
     ``out`` ``[K, B, ...]`` is what it sends; ``slope`` d out / d drive with the past held fixed (surrogate where
-    the derivative does not exist); ``potential`` the membrane potential after charging, before the reset;
-    ``state`` what it hands to the next chunk.
+    the derivative does not exist); ``state`` what it hands to the next chunk; ``recall`` works out the potential.
     """
 
     out: Tensor
     slope: Tensor
-    potential: Tensor
     state: State
+    recall: Callable[[], Tensor]
+
+    @cached_property
+    def potential(self) -> Tensor:
+        """The membrane potential ``[K, B, ...]`` after charging, before the reset; worked out when first looked at."""
+        return self.recall()
 
 
 class Neuron(nn.Module, ABC):

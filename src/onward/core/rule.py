@@ -17,6 +17,7 @@ from onward.core.objective import Objective
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
+from onward.kernels.sparse import SparseRows
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class LearningRule(nn.Module, ABC):
         """A sequence starts."""
 
     @abstractmethod
-    def step(self, lesson: Lesson, x: Tensor) -> Tensor:
+    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
         """One chunk ``x`` ``[K, B, ...]``: makes deposits, returns the outputs ``[K, B, m]``, detached."""
 
     @abstractmethod

@@ -84,7 +84,7 @@ def run_sequence(
     rule.begin(lesson)
     evidence, running = None, torch.zeros(())
     for start in range(0, x.steps, chunk):
-        out = rule.step(lesson, x.chunk(start, min(start + chunk, x.steps)))
+        out = rule.step(lesson, x.read(start, min(start + chunk, x.steps)))
         evidence = objective.reduce(evidence, out)
         running = running.to(out) + objective.step_losses(out, y, x.steps).sum(0)
         if after_step is not None:
@@ -124,7 +124,7 @@ def outputs(net: Network, x: Sequence, *, chunk: int, watch: Callable[[Record], 
     carry, chunk = Carry(), 1 if net.cyclic else chunk
     for start in range(0, x.steps, chunk):
         walk = Forward(net, carry, context, lambda node: weights[node.index])
-        out = run_walk(walk, x.chunk(start, min(start + chunk, x.steps)))
+        out = run_walk(walk, x.read(start, min(start + chunk, x.steps)))
         walk.record.check_finite()
         if watch is not None:
             watch(walk.record)

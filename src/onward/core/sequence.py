@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import prod
 
 import torch
 from torch import Tensor
 
 from onward.core.errors import ShapeError
+from onward.kernels.sparse import SparseRows
 
 
 class Sequence(ABC):
@@ -21,6 +21,10 @@ class Sequence(ABC):
     @abstractmethod
     def chunk(self, start: int, stop: int) -> Tensor:
         """Steps ``start`` to ``stop - 1`` as a dense tensor ``[stop - start, B, *features]``."""
+
+    def read(self, start: int, stop: int) -> Tensor | SparseRows:
+        """Steps ``start`` to ``stop - 1`` as the sequence keeps them: sparse where it is."""
+        return self.chunk(start, stop)
 
     @abstractmethod
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sequence:
@@ -100,23 +104,17 @@ class Events(Sequence):
         self.indices, self.offsets, self.values, self.dtype = indices, offsets, values, dtype
         self.steps, self.batch, self.features = steps, batch, tuple(features)
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Indices, offsets (from 0) and values of the rows of steps ``start`` to ``stop - 1``."""
+    def read(self, start: int, stop: int) -> SparseRows:
+        """The rows of steps ``start`` to ``stop - 1``."""
         offsets = self.offsets[start * self.batch : stop * self.batch + 1]
         first, last = int(offsets[0]), int(offsets[-1])
-        values = None if self.values is None else self.values[first:last]
-        return self.indices[first:last], offsets - first, values
+        shape = (stop - start, self.batch, *self.features)
+        counts = offsets.new_ones(last - first) if self.values is None else self.values[first:last]
+        return SparseRows.events(self.indices[first:last], offsets - first, shape, counts.to(self.dtype))
 
     def chunk(self, start: int, stop: int) -> Tensor:
         """The rows scattered into zeros; only this chunk is ever dense."""
-        indices, offsets, values = self.rows(start, stop)
-        size, count = prod(self.features), (stop - start) * self.batch
-        rows = torch.arange(count, device=indices.device)
-        row = rows.repeat_interleave(offsets.diff(), output_size=len(indices))
-        dense = torch.zeros(count * size, dtype=self.dtype, device=indices.device)
-        weight = dense.new_ones(()).expand(len(indices)) if values is None else values.to(self.dtype)
-        dense.index_add_(0, row * size + indices, weight)
-        return dense.view(stop - start, self.batch, *self.features)
+        return self.read(start, stop).dense()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Events:
         """See `Sequence.to`; ``dtype`` is that of the dense chunks."""

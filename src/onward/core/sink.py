@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from onward.core.graph import Node
 from onward.core.network import Network
-from onward.core.synapse import Params, effective, ops_of
+from onward.core.synapse import Params, deposit, effective, ops_of
+from onward.core.trace import Presynaptic, Trace
+from onward.kernels.scan import weighted_sum
 
 
 class Sink(ABC):
@@ -24,10 +26,10 @@ class Sink(ABC):
         """The effective weights of a synapse, outside any graph."""
 
     @abstractmethod
-    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
         """Adds the outer product of ``pre`` and ``post`` ``[K, B, ...]``, summed over steps and batch.
 
-        ``bias_post`` replaces ``post`` for the bias, where the bias has an eligibility of its own.
+        ``bias_gain`` multiplies ``post`` for the bias, step by step, where the bias has an eligibility of its own.
         """
 
     @abstractmethod
@@ -70,16 +72,17 @@ class GradSink(Sink):
         return self._params[node.index]
 
     @torch.no_grad()
-    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
-        params = self._params[node.index]
-        into = self._grads.setdefault(node.index, {k: torch.zeros_like(w) for k, w in params.items()})
-        ops, rows = ops_of(node.module), post.flatten(0, 1)
-        ops.bias(node.module, rows if bias_post is None else bias_post.flatten(0, 1), into)
-        if len(pre) > 1 and pre.stride(0) == 0:
-            ops.outer(node.module, params, pre[0], post.sum(0), into)
-        else:
-            ops.outer(node.module, params, pre.flatten(0, 1), rows, into)
+        params, module = self._params[node.index], node.module
+        if node.index not in self._grads:
+            self._grads[node.index] = {k: torch.zeros_like(w) for k, w in params.items()}
+        into = self._grads[node.index]
+        if "bias" in into:
+            gain = [1.0] * len(post) if bias_gain is None else bias_gain
+            ops_of(module).bias(module, weighted_sum(post, gain), into)
+        for x, memory in pre.terms(post) if isinstance(pre, Trace) else ((pre, post),):
+            deposit(module, params, x, memory, into)
 
     @torch.no_grad()
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
@@ -125,9 +128,9 @@ class Forwarding(Sink):
         """See `Sink.params`."""
         return self.inner.params(node)
 
-    def deposit(self, node: Node, pre: Tensor, post: Tensor, bias_post: Tensor | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
-        self.inner.deposit(node, pre, post, bias_post)
+        self.inner.deposit(node, pre, post, bias_gain)
 
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
         """See `Sink.add`."""

@@ -10,13 +10,15 @@ All act on rows ``[R, ...]``: time and batch merged.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from onward.kernels.sparse import LINEAR, SparseRows, Taps, conv_taps, gather, ready, scatter
 
 Params = Mapping[str, Tensor]
 
@@ -35,6 +37,10 @@ class SynapseOps(ABC):
     @abstractmethod
     def outer(self, module: Any, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """Adds the gradient of everything but the bias, sum over rows of post x pre, to ``into``."""
+
+    def taps(self, module: Any, rows: SparseRows) -> Taps | None:
+        """How the module reads ``rows``; None where it takes dense tensors only."""
+        return None
 
     @abstractmethod
     def bias(self, module: Any, post: Tensor, into: Params) -> None:
@@ -55,6 +61,10 @@ class LinearOps(SynapseOps):
     def outer(self, module: nn.Linear, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """See `SynapseOps.outer`."""
         into["weight"].addmm_(post.flatten(0, -2).T, pre.flatten(0, -2))
+
+    def taps(self, module: nn.Linear, rows: SparseRows) -> Taps | None:
+        """See `SynapseOps.taps`."""
+        return LINEAR if rows.places == 1 and rows.dim() == 3 else None
 
     def bias(self, module: nn.Linear, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
@@ -89,6 +99,12 @@ class ConvOps(SynapseOps):
         """See `SynapseOps.bias`."""
         if "bias" in into:
             into["bias"].add_(post.flatten(2).sum((0, 2)))
+
+    def taps(self, module: Any, rows: SparseRows) -> Taps | None:
+        """See `SynapseOps.taps`; groups read dense tensors."""
+        if module.groups != 1 or rows.inner != module.in_channels or rows.dim() != module.weight.dim() + 1:
+            return None
+        return conv_taps(tuple(rows.shape[3:]), module.kernel_size, module.stride, module.padding, module.dilation)
 
     @staticmethod
     def _backward(module: Any, params: Params, post: Tensor, x: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
@@ -129,6 +145,87 @@ def _with(module: nn.Module, params: Params) -> nn.Module:
     twin = kind.__new__(kind)
     vars(twin).update(vars(module), _parameters={**module._parameters, **params})
     return twin
+
+
+def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``f`` on the merged rows of ``x`` ``[K, B, ...]``; once, where all K steps are the same frame."""
+    if len(x) > 1 and x.stride(0) == 0:
+        once = rowwise(f, x[:1])
+        return once.expand(len(x), *once.shape[1:])
+    return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def drive(module: nn.Module, params: Params, x: Tensor | SparseRows) -> Tensor:
+    """The drive ``[K, B, ...]`` of a chunk; of sparse rows without ever making them dense, where that can be."""
+    ops = ops_of(module)
+    if isinstance(x, Tensor):
+        return rowwise(lambda rows: ops.apply(module, params, rows), x)
+    taps = _taps(ops, module, params, x)
+    if taps is None:
+        return drive(module, params, x.dense())
+    flat = gather(x, params["weight"], taps, params.get("bias"))
+    return _as_drive(flat, module, x)
+
+
+def through(module: nn.Module, params: Params, back: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
+    """The drive of ``x`` ``[K, B, ...]`` by ``params``; errors go back to ``x`` by ``back``.
+
+    ``rows`` hold the same numbers as ``x``; the product reads them.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Through.apply(x, module, params, back, rows)
+    return drive(module, params, rows)
+
+
+class _Through(torch.autograd.Function):
+    """Forward by one set of weights, backward by another."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, module: nn.Module, params: Params, back: Params, rows: Tensor | SparseRows
+    ) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.module, ctx.back = module, back
+        return drive(module, params, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (x,) = ctx.saved_tensors
+        post = grads[0].flatten(0, 1)
+        credit = ops_of(ctx.module).transpose(ctx.module, ctx.back, post, x.flatten(0, 1))
+        return credit.unflatten(0, x.shape[:2]), None, None, None, None
+
+
+def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor, into: Params) -> None:
+    """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``."""
+    ops = ops_of(module)
+    if isinstance(pre, SparseRows):
+        taps = _taps(ops, module, params, pre)
+        if taps is not None and into["weight"].dtype is torch.float32:
+            return scatter(pre, _as_rows(post), taps, into["weight"])
+        pre = pre.dense()
+    if len(pre) > 1 and pre.stride(0) == 0:
+        return ops.outer(module, params, pre[0], post.sum(0), into)
+    return ops.outer(module, params, pre.flatten(0, 1), post.flatten(0, 1), into)
+
+
+def _taps(ops: SynapseOps, module: nn.Module, params: Params, rows: SparseRows) -> Taps | None:
+    taps = ops.taps(module, rows)
+    return taps if taps is not None and ready(rows.values, params["weight"]) else None
+
+
+def _as_drive(flat: Tensor, module: Any, x: SparseRows) -> Tensor:
+    """Rows ``[K * B * positions, out]`` as the drive of a layer."""
+    if x.dim() == 3:
+        return flat.view(*x.shape[:2], -1)
+    settings = zip(x.shape[3:], module.kernel_size, module.stride, module.padding, module.dilation, strict=True)
+    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in settings]
+    return flat.view(*x.shape[:2], *out, -1).movedim(-1, 2)
+
+
+def _as_rows(post: Tensor) -> Tensor:
+    """A chunk as rows ``[K * B * positions, out]``."""
+    return post.movedim(2, -1).reshape(-1, post.shape[2])
 
 
 _OPS: dict[type[nn.Module], SynapseOps] = {

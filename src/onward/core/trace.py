@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from onward.core.signal import Carry
-from onward.kernels.scan import leaky_scan
+from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan
+from onward.kernels.sparse import SparseRows
 
 
-def trace(x: Tensor, decay: float, carry: Carry, owner: str) -> Tensor:
-    """The trace of ``x`` ``[K, B, ...]`` at every step of the chunk; what follows it waits in the carry.
+@dataclass(frozen=True)
+class Trace:
+    """The trace of ``x`` ``[K, B, ...]`` over a chunk, ``before`` it ``[B, ...]`` (None is zero), kept as its parts.
+
+    A deposit needs sum_t post[t] a[t]^T, and the memory may sit on either side of that product:
+
+        sum_t post[t] a[t]^T = sum_s (sum_{t >= s} decay^(t-s) post[t]) x[s]^T + (sum_t decay^(t+1) post[t]) before^T
+    """
+
+    x: Tensor | SparseRows
+    decay: float
+    before: Tensor | None
+
+    def dense(self) -> Tensor:
+        """The trace at every step, ``[K, B, ...]``."""
+        x = self.x if isinstance(self.x, Tensor) else self.x.dense()
+        return leaky_scan(x, self.before, self.decay)
+
+    def last(self) -> Tensor:
+        """The trace at the last step, ``[B, ...]``."""
+        x = self.x if isinstance(self.x, Tensor) else self.x.dense()
+        return leaky_sum(x, self.before, self.decay)
+
+    def terms(self, post: Tensor) -> Iterator[tuple[Tensor | SparseRows, Tensor]]:
+        """Pairs whose outer products add up to the deposit; the memory sits where it costs less."""
+        if isinstance(self.x, Tensor) and self.x.stride(0) != 0 and self.x.numel() < post.numel():
+            yield self.dense(), post
+            return
+        memory = reverse_scan(post, self.decay)
+        yield self.x, memory
+        if self.before is not None:
+            yield self.before[None], self.decay * memory[:1]
+
+
+Presynaptic = Tensor | SparseRows | Trace
+"""What a deposit may take as its presynaptic factor."""
+
+
+def trace(
+    x: Tensor | SparseRows, decay: float, carry: Carry, owner: str, more: bool = True
+) -> Tensor | SparseRows | Trace:
+    """The trace of the chunk ``x``; what follows it waits in the carry, unless no ``more`` chunks follow.
 
     A decay of 0 is the input itself and costs nothing.
     """
     if decay == 0:
         return x
-    values = leaky_scan(x, carry.traces.get(owner), decay)
-    carry.traces[owner] = values[-1].clone()  # a view would keep the whole chunk alive
-    return values
+    found = Trace(x, decay, carry.traces.get(owner))
+    if more:
+        carry.traces[owner] = found.last()
+    return found
 
 
 def ones_trace(start: int, stop: int, decay: float) -> list[float]:

@@ -23,7 +23,13 @@ from onward.core.objective import Objective
 from onward.core.registry import Choice, Registry
 from onward.core.signal import Carry, Context, Signal
 from onward.core.sink import Sink
-from onward.core.synapse import Params, ops_of
+from onward.core.synapse import Params, through
+from onward.core.trace import Presynaptic
+from onward.kernels.feedback import Feedback
+from onward.kernels.sparse import SparseRows
+
+Credit = Tensor | Feedback
+"""What reaches a layer's spikes: ``[K, B, *features]``, or the factors of it."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +82,15 @@ class Temporal(ABC):
         """What multiplies the error of a step that takes part, in a sequence of ``steps``."""
 
     @abstractmethod
-    def pre(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
-        """The presynaptic factor of synapse ``node`` for its input ``x`` ``[K, B, ...]``."""
+    def pre(self, net: Network, node: Node, x: Tensor | SparseRows, carry: Carry, more: bool) -> Presynaptic:
+        """The presynaptic factor of synapse ``node`` for its input ``x`` ``[K, B, ...]``; do ``more`` chunks follow?"""
 
     @abstractmethod
-    def bias_post(self, net: Network, node: Node, post: Tensor, start: int) -> Tensor | None:
-        """What replaces ``post`` for the bias, which acted for ``start`` steps before; None when nothing does."""
+    def bias_gain(self, net: Network, node: Node, start: int, steps: int) -> list[float] | None:
+        """What multiplies post for the bias at each of ``steps`` steps, ``start`` steps after it began; None for 1."""
 
     @abstractmethod
-    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Presynaptic:
         """The presynaptic factor of a neuron ``node`` for a connection straight to the output."""
 
 
@@ -108,7 +114,7 @@ class Spatial(nn.Module, ABC):
         """A sequence starts."""
 
     @abstractmethod
-    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+    def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
         """See `onward.core.interpret.Links.connect`."""
 
     @abstractmethod
@@ -120,11 +126,11 @@ class Spatial(nn.Module, ABC):
         """See `onward.core.interpret.Links.after`."""
 
     @abstractmethod
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+    def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """Credit at the spikes of the neurons below the head, beyond what the graph brings."""
 
     @abstractmethod
-    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Learns feedback from the errors of steps that take part in credit.
 
         ``trace(node)`` is a hidden neuron's presynaptic factor towards the output.
@@ -164,9 +170,9 @@ class Quiet(Spatial):
     def begin(self, context: Context, sink: Sink) -> None:
         """Nothing to prepare."""
 
-    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
-        """The synapse as it is."""
-        return ops_of(node.module).apply(node.module, params, x)
+    def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
+        """The synapse as it is, and the same weights backwards."""
+        return through(node.module, params, params, x, rows)
 
     def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
         """The drive as it is."""
@@ -176,7 +182,7 @@ class Quiet(Spatial):
         """The spikes as they are."""
         return Signal(spikes, spikes)
 
-    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Nothing is learned from errors."""
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:

@@ -6,13 +6,13 @@ O(n) a sample and step of the chunk.
 
 from __future__ import annotations
 
-from torch import Size, Tensor
+from torch import Size
 
 from onward.core.draws import Draws
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.registry import Choice
-from onward.credit.base import Head, Port, Quiet, spatials
+from onward.credit.base import Credit, Head, Port, Quiet, spatials
 
 
 class BackPropagation(Quiet):
@@ -24,7 +24,7 @@ class BackPropagation(Quiet):
     def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
         """Nothing to keep."""
 
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+    def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """The graph brings everything."""
         return {}
 

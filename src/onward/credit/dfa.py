@@ -24,8 +24,11 @@ from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.registry import Choice
+from onward.core.signal import dense
 from onward.core.sink import Sink
-from onward.credit.base import Head, Port, Quiet, spatials
+from onward.core.trace import Presynaptic
+from onward.credit.base import Credit, Head, Port, Quiet, spatials
+from onward.kernels.feedback import Feedback
 
 
 def random_feedback(node: Node, size: Size, port: Port, draws: Draws, scale: float) -> Tensor:
@@ -60,12 +63,10 @@ class DirectFeedback(Quiet, ABC):
     def keep(self, name: str, b: Tensor) -> None:
         """Holds a feedback matrix."""
 
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
-        """g = B e, in the shape of the spikes."""
+    def credit(self, record: Record, head: Head) -> dict[int, Credit]:
+        """g = B e."""
         return {
-            node.index: (head.error @ getattr(self, slot(node, head.port)).T.to(head.error)).view_as(
-                record.firings[node.index].out
-            )
+            node.index: Feedback(head.error, getattr(self, slot(node, head.port)).detach().to(head.error))
             for node in head.port.below
         }
 
@@ -85,15 +86,10 @@ class DKP(DirectFeedback):
         """See `DirectFeedback.keep`."""
         self.register_parameter(name, nn.Parameter(b))
 
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
-        """See `DirectFeedback.credit`."""
-        with torch.no_grad():
-            return super().credit(record, head)
-
-    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Deposits traces times errors."""
         for node in dict.fromkeys(node for head in heads for node in head.port.below):
-            a = trace(node).flatten(2).flatten(0, 1)
+            a = dense(trace(node)).flatten(2).flatten(0, 1)
             for head in heads:
                 if node in head.port.below:
                     sink.add(self.get_parameter(slot(node, head.port)), a.T @ head.error.flatten(0, 1).to(a))

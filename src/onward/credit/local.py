@@ -25,6 +25,7 @@ from onward.core.interpret import Record, rowwise
 from onward.core.network import Network
 from onward.core.objective import Objective
 from onward.core.registry import Choice
+from onward.core.signal import dense
 from onward.core.sink import Sink
 from onward.credit.base import Head, Local, Port, locals_
 
@@ -162,7 +163,7 @@ class IntermediateGlobal(Local):
         found = []
         for node, port in self._ports:
             probe, spikes = self.ll.probe(node), record.spikes[node.index]
-            noisy = probe.read(record.sent[node.index].detach())
+            noisy = probe.read(dense(record.sent[node.index]).detach())
             error = self.ll.error(record, noisy, y, objective)
             scale = self.ll.weight / record.context.samples
             losses = objective.step_losses(noisy, y, record.context.steps) * scale

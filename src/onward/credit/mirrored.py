@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import prod, sqrt
-from typing import Any
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Size, Tensor
 
 from onward.core.draws import Draws, Key, Uniform
 from onward.core.graph import Node
@@ -21,23 +20,9 @@ from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.signal import Context
 from onward.core.sink import Sink
-from onward.core.synapse import Params, SynapseOps, effective, ops_of
-from onward.credit.base import Head, Port, Quiet, spatials
-
-
-class _Through(torch.autograd.Function):
-    """Forward by one set of weights, backward by another."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ops: SynapseOps, module: nn.Module, params: Params, mirror: Params) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.ops, ctx.module, ctx.mirror = ops, module, mirror
-        return ops.apply(module, params, x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (x,) = ctx.saved_tensors
-        return ctx.ops.transpose(ctx.module, ctx.mirror, grads[0], x), None, None, None, None
+from onward.core.synapse import Params, effective, through
+from onward.credit.base import Credit, Head, Port, Quiet, spatials
+from onward.kernels.sparse import SparseRows
 
 
 class Mirrored(Quiet, ABC):
@@ -49,11 +34,11 @@ class Mirrored(Quiet, ABC):
     def mirror(self, node: Node, params: Params) -> Params:
         """The backward weights of a synapse."""
 
-    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+    def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
         """See `Spatial.connect`."""
-        return _Through.apply(x, ops_of(node.module), node.module, params, self.mirror(node, params))
+        return through(node.module, params, self.mirror(node, params), x, rows)
 
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+    def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """The graph brings everything."""
         return {}
 

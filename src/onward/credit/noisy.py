@@ -11,10 +11,11 @@ from onward.core.draws import Draws
 from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, noise_in_norm
 from onward.core.network import Network
-from onward.core.signal import Signal
-from onward.core.synapse import Params, ops_of
+from onward.core.signal import Noise, Perturbed, Signal
+from onward.core.synapse import Params, drive
 from onward.credit.base import Port, Spatial
 from onward.credit.perturbation import Perturbation
+from onward.kernels.sparse import SparseRows
 
 
 class Noisy(Spatial, ABC):
@@ -38,26 +39,28 @@ class Noisy(Spatial, ABC):
                 raise noise_in_norm(norm)
         self._noisy = frozenset(node.index for node in net.hidden)
 
-    def connect(self, node: Node, params: Params, x: Tensor) -> Tensor:
+    def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
         """The synapse as it is."""
-        return ops_of(node.module).apply(node.module, params, x)
+        return drive(node.module, params, rows)
 
     def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
         """See `Spatial.before`."""
         if node.index not in self._noisy:
             return drive
         z = self.noise(node, record, drive)
-        record.noise[node.index] = z if self.sign == 1 else -z
+        record.noise[node.index] = z if self.sign == 1 else z.negated()
         return self.perturbation.site.before(node, drive, self.perturbation, record)
 
     def after(self, node: Node, spikes: Tensor, record: Record) -> Signal:
         """See `Spatial.after`."""
         if node.index not in self._noisy:
             return Signal(spikes, spikes)
-        sent = self.perturbation.site.after(spikes, record.noise[node.index], self.perturbation.alpha)
-        return Signal(sent, sent if self.perturbation.traced else spikes)
+        if not self.perturbation.site.is_sent:
+            return Signal(spikes, spikes)
+        sent = Perturbed(spikes, record.noise[node.index], self.perturbation.alpha)
+        return Signal(sent.sum, sent.sum) if self.perturbation.traced else Signal(sent, spikes)
 
-    def noise(self, node: Node, record: Record, like: Tensor, lag: int = 0) -> Tensor:
+    def noise(self, node: Node, record: Record, like: Tensor, lag: int = 0) -> Noise:
         """z of ``node`` at the record's steps, or ``lag`` steps before them."""
         steps = torch.arange(record.start - lag, record.start - lag + len(like))
         return self.perturbation.noise(node, steps, like, record.context)

@@ -27,10 +27,12 @@ from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
-from onward.credit.base import Head, Port, spatials
+from onward.core.trace import Presynaptic
+from onward.credit.base import Credit, Head, Port, spatials
 from onward.credit.dfa import slot
 from onward.credit.noisy import Noisy
 from onward.credit.perturbation import Perturbation, PerturbationOptions
+from onward.kernels.feedback import Feedback, correlate
 
 DENSE_UNITS = 1_000_000
 TRUSTED = 0.2
@@ -112,17 +114,16 @@ class OPZO(Noisy):
         """See `Spatial.teaches`."""
         return self.options.warmup == 0 or int(self.sequences) > self.options.warmup
 
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+    def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """g = M e."""
-        found = {}
+        found: dict[int, Credit] = {}
         for node, port, shared in self._maps:
             if port is head.port:
-                like = record.firings[node.index].out
-                g = (head.error.to(self.matrix(node, port)) @ self.matrix(node, port).T).to(like)
-                found[node.index] = _spread(g, like) if shared else g.view_as(like)
+                g, like = Feedback(head.error, self.matrix(node, port)), record.firings[node.index].out
+                found[node.index] = _spread(g.dense(like[..., 0, 0]), like) if shared else g
         return found
 
-    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Nothing is learned from errors."""
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
@@ -135,10 +136,10 @@ class OPZO(Noisy):
         if self.options.baseline:
             outs = {head.port.key: self._centred(head.port, outs[head.port.key], carry) for head in heads}
         for node, port, shared in self._maps:
-            o = self._aged(outs[port.key]) * self._factor
-            z = record.noise[node.index]
-            z = z.flatten(3).mean(3) if shared else z.flatten(2)
-            self._gather(carry, slot(node, port), _by_halves(z.to(o), o, (record.context.sequence + 1) % 2), len(o))
+            noise, o = record.noise[node.index], self._aged(outs[port.key]) * self._factor
+            z = noise.blocks.flatten(3).mean(3) if shared else noise.blocks
+            amount = _by_halves(z, noise.gathered(o), (record.context.sequence + 1) % 2)
+            self._gather(carry, slot(node, port), amount, len(o))
         if self.options.per == "step":
             self._absorb(carry)
 
@@ -245,9 +246,10 @@ def _by_halves(z: Tensor, o: Tensor, odd: int) -> Tensor:
 
     The sample that an odd batch has over goes to the half called ``odd``: they take turns.
     """
-    half, scale = (z.shape[1] + 1 - odd) // 2, 2 / z.shape[1]
-    parts = [(z[:, :half], o[:, :half]), (z[:, half:], o[:, half:])]
-    return torch.stack([scale * (a.flatten(0, 1).T @ b.flatten(0, 1)) for a, b in parts])
+    half, width = (z.shape[1] + 1 - odd) // 2, o.shape[2]
+    both = o.new_zeros(*o.shape[:2], 2 * width)
+    both[:, :half, :width], both[:, half:, width:] = o[:, :half], o[:, half:]
+    return correlate(z.to(o), both.mul_(2 / z.shape[1])).unflatten(1, (2, width)).movedim(1, 0)
 
 
 def _spread(g: Tensor, like: Tensor) -> Tensor:

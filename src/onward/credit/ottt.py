@@ -21,8 +21,9 @@ from onward.core.graph import Node
 from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.signal import Carry, Context
-from onward.core.trace import ones_trace, trace
+from onward.core.trace import Presynaptic, ones_trace, trace
 from onward.credit.base import Fidelity, Temporal, temporals
+from onward.kernels.sparse import SparseRows
 
 
 def neuron_decay(node: Node | None) -> float:
@@ -93,19 +94,16 @@ class OTTT(Temporal):
         """1."""
         return 1.0
 
-    def pre(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+    def pre(self, net: Network, node: Node, x: Tensor | SparseRows, carry: Carry, more: bool) -> Presynaptic:
         """See `Temporal.pre`."""
-        return trace(x, self.eligibility.weight(net, node), carry, f"synapse {node.index}")
+        return trace(x, self.eligibility.weight(net, node), carry, f"synapse {node.index}", more)
 
-    def bias_post(self, net: Network, node: Node, post: Tensor, start: int) -> Tensor | None:
-        """See `Temporal.bias_post`."""
+    def bias_gain(self, net: Network, node: Node, start: int, steps: int) -> list[float] | None:
+        """See `Temporal.bias_gain`."""
         decay = self.eligibility.bias(net, node)
-        if decay == 0:
-            return None
-        ones = post.new_tensor(ones_trace(start, start + len(post), decay))
-        return post * ones.view(-1, *[1] * (post.dim() - 1))
+        return ones_trace(start, start + steps, decay) if decay else None
 
-    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Presynaptic:
         """See `Temporal.toward_output`."""
         return trace(x, self.eligibility.toward_output(net, node), carry, f"neuron {node.index}")
 

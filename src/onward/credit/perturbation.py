@@ -22,7 +22,7 @@ from onward.core.errors import TopologyMismatch
 from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.registry import Choice, Registry
-from onward.core.signal import Context
+from onward.core.signal import Context, Noise
 from onward.neurons import AdaptiveLIF, Affine, SoftReset
 
 
@@ -145,10 +145,6 @@ class Site(ABC):
     def before(self, node: Node, drive: Tensor, perturbation: Perturbation, record: Record) -> Tensor:
         """The drive that the neuron integrates."""
 
-    @abstractmethod
-    def after(self, spikes: Tensor, z: Tensor, alpha: float) -> Tensor:
-        """What the neuron sends."""
-
 
 class After(Site):
     """On the activity: s + alpha z is sent."""
@@ -162,10 +158,6 @@ class After(Site):
         """See `Site.before`."""
         return drive
 
-    def after(self, spikes: Tensor, z: Tensor, alpha: float) -> Tensor:
-        """See `Site.after`."""
-        return torch.add(spikes, z, alpha=alpha)
-
 
 class Before(Site):
     """On the membrane: alpha z is part of the drive, persists and leaks; signals stay binary."""
@@ -175,11 +167,7 @@ class Before(Site):
 
     def before(self, node: Node, drive: Tensor, perturbation: Perturbation, record: Record) -> Tensor:
         """See `Site.before`."""
-        return torch.add(drive, record.noise[node.index], alpha=perturbation.alpha)
-
-    def after(self, spikes: Tensor, z: Tensor, alpha: float) -> Tensor:
-        """See `Site.after`."""
-        return spikes
+        return record.noise[node.index].added_to(drive, perturbation.alpha)
 
 
 class Firing(Site):
@@ -198,15 +186,11 @@ class Firing(Site):
         """See `Site.before`."""
         module: Any = node.module
         steps = torch.arange(record.start, record.start + len(drive))
-        earlier = perturbation.noise(node, steps - 1, drive, record.context) * (steps > 0).view(
-            -1, *[1] * (drive.dim() - 1)
-        ).to(drive)
-        lasting = record.noise[node.index] - module.decay * earlier
-        return torch.add(drive, lasting, alpha=perturbation.alpha)
-
-    def after(self, spikes: Tensor, z: Tensor, alpha: float) -> Tensor:
-        """See `Site.after`."""
-        return spikes
+        earlier = perturbation.noise(node, steps - 1, drive, record.context).dense()
+        earlier[steps == 0] = 0
+        return record.noise[node.index].added_to(
+            torch.sub(drive, earlier, alpha=perturbation.alpha * module.decay), perturbation.alpha
+        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +208,7 @@ class Perturbation:
     per_sample: bool = True
     traced: bool = False
 
-    def noise(self, node: Node, steps: Tensor, like: Tensor, context: Context) -> Tensor:
+    def noise(self, node: Node, steps: Tensor, like: Tensor, context: Context) -> Noise:
         """z at ``steps`` ``[K]`` in the shape of ``like`` ``[K, B, ...]``."""
         module: Any = node.module
         blocks, signs = self.schedule.plan(steps, module.decay)
@@ -232,10 +216,7 @@ class Perturbation:
         key = Key("noise", node.name, context.sequence)
         ids = context.ids if self.per_sample else torch.zeros(1, dtype=torch.int64)
         z = context.draws.draw(self.law, key, distinct, ids, tuple(like.shape[2:]), like)
-        z = z.expand(-1, like.shape[1], *z.shape[2:])
-        if len(distinct) == len(steps) and bool((signs == 1).all()):
-            return z
-        return z[place].mul_(signs.view(-1, *[1] * (like.dim() - 1)).to(like))
+        return Noise(z.expand(-1, like.shape[1], *z.shape[2:]), tuple(place.tolist()), tuple(signs.tolist()))
 
 
 laws: Registry[Law] = Registry("noise law")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, pull_back, trainable
 from onward.core.sink import Sink
-from onward.credit.base import Head
+from onward.credit.base import Credit, Head
+from onward.kernels.feedback import Feedback
 
 
 class Posts:
@@ -19,7 +20,7 @@ class Posts:
     def __init__(self, record: Record, sink: Sink, crosses_spikes: bool):
         self.record, self.sink, self.net, self.crosses_spikes = record, sink, record.net, crosses_spikes
         self._posts: dict[int, Tensor] = {}
-        self._credits: dict[int, Tensor] = {}
+        self._credits: dict[int, list[Credit]] = {}
 
     @property
     def readout(self) -> list[Node]:
@@ -55,18 +56,19 @@ class Posts:
                 if credit is not None:
                     self._fit_neuron(neuron, credit)
 
-    def credit(self, found: dict[int, Tensor]) -> None:
+    def credit(self, found: Mapping[int, Credit]) -> None:
         """Adds credit at spikes."""
         for index, credit in found.items():
-            held = self._credits.get(index)
-            self._credits[index] = credit if held is None else held + credit
+            self._credits.setdefault(index, []).append(credit)
 
     def settle(self) -> Iterator[tuple[Node, Tensor]]:
         """Credit times slope, pulled back to the next spike and no further; then every synapse with its post."""
-        for index, credit in self._credits.items():
-            neuron, firing = self.net.nodes[index], self.record.firings[index]
-            self._pull(self.record.inputs[index], credit * firing.slope, self._taught_by(neuron))
-            self._fit_neuron(neuron, credit)
+        for index, credits in self._credits.items():
+            neuron, slope = self.net.nodes[index], self.record.firings[index].slope
+            for credit in credits:
+                post = credit.times(slope) if isinstance(credit, Feedback) else credit * slope
+                self._pull(self.record.inputs[index], post, self._taught_by(neuron))
+                self._fit_neuron(neuron, credit)
         for index, post in self._posts.items():
             yield self.net.nodes[index], post
 
@@ -77,8 +79,12 @@ class Posts:
         """
         return [node for node in self._fitted if self.net.reader(node) is neuron]
 
-    def _fit_neuron(self, neuron: Node, credit: Tensor) -> None:
+    def _fit_neuron(self, neuron: Node, credit: Credit) -> None:
         module: Any = neuron.module
+        if next(module.parameters(), None) is None:
+            return
+        if isinstance(credit, Feedback):
+            credit = credit.dense(self.record.firings[neuron.index].slope)
         for name, grad in module.parameter_grads(credit, self.record.firings[neuron.index]).items():
             self.sink.add(module.get_parameter(name), grad)
 

@@ -14,21 +14,23 @@ from onward.core.graph import Node
 from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.core.signal import Carry, Context
+from onward.core.trace import Presynaptic
 from onward.credit.base import Temporal, temporals
+from onward.kernels.sparse import SparseRows
 
 
 class Instantaneous(Temporal, ABC):
     """No memory: the presynaptic factor is the current input."""
 
-    def pre(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+    def pre(self, net: Network, node: Node, x: Tensor | SparseRows, carry: Carry, more: bool) -> Presynaptic:
         """The input itself."""
         return x
 
-    def bias_post(self, net: Network, node: Node, post: Tensor, start: int) -> Tensor | None:
+    def bias_gain(self, net: Network, node: Node, start: int, steps: int) -> list[float] | None:
         """Nothing replaces it."""
         return None
 
-    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Tensor:
+    def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Presynaptic:
         """The spikes themselves."""
         return x
 

@@ -16,7 +16,8 @@ from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
-from onward.credit.base import Head, spatials
+from onward.core.trace import Presynaptic
+from onward.credit.base import Credit, Head, spatials
 from onward.credit.noisy import Noisy
 from onward.credit.perturbation import Perturbation, PerturbationOptions
 
@@ -38,20 +39,17 @@ class SinglePoint(Noisy):
     def begin(self, context: Context, sink: Sink) -> None:
         """Nothing to prepare."""
 
-    def credit(self, record: Record, head: Head) -> dict[int, Tensor]:
+    def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """See `Spatial.credit`."""
         found = {}
         for node in head.port.below:
-            z = (
-                record.noise[node.index]
-                if head.lag == 0
-                else self.noise(node, record, record.noise[node.index], head.lag)
-            )
+            now = record.noise[node.index]
+            z = (now if head.lag == 0 else self.noise(node, record, record.firings[node.index].out, head.lag)).dense()
             scalar = head.losses / self.perturbation.alpha
             found[node.index] = scalar.view(*scalar.shape, *[1] * (z.dim() - 2)) * z
         return found
 
-    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Tensor], sink: Sink) -> None:
+    def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Nothing is learned."""
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:

@@ -49,7 +49,7 @@ class AdaptiveLIF(Neuron):
             m.fire(above[t], 0.0, out=s[t])
             v = m.reset(h[t], s[t], m.threshold)
             a = self.adaptation_decay * a + s[t]
-        return Firing(s * m.height, m.surrogate(above) * (m.gain * m.height), h, (v, a))
+        return Firing(s * m.height, m.surrogate(above) * (m.gain * m.height), (v, a), lambda: h)
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from onward.core.errors import ConfigError
 from onward.core.neuron import Firing, Neuron, State
+from onward.kernels.fire import Recurrence, fire
 from onward.surrogates import Sigmoid, Surrogate
 
 
@@ -38,6 +39,10 @@ class Reset(ABC):
     @abstractmethod
     def threshold_slope(self, s: Tensor) -> Tensor | float:
         """dV/d threshold at fixed H and s."""
+
+    @abstractmethod
+    def after_spike(self, threshold: float) -> tuple[bool, float]:
+        """What a spike does to V: (True, the value it takes) or (False, the amount it loses)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class SoftReset(Reset):
         """See `Reset.threshold_slope`."""
         return -self.scale * s
 
+    def after_spike(self, threshold: float) -> tuple[bool, float]:
+        """See `Reset.after_spike`."""
+        return False, self.scale * threshold
+
 
 @dataclass(frozen=True)
 class HardReset(Reset):
@@ -79,12 +88,17 @@ class HardReset(Reset):
         """See `Reset.threshold_slope`."""
         return 0.0
 
+    def after_spike(self, threshold: float) -> tuple[bool, float]:
+        """See `Reset.after_spike`."""
+        return True, self.to
+
 
 class Affine(Neuron):
     """The recurrence above; use `IF` and `LIF` unless you need every knob.
 
     ``ties_fire`` decides H(0); ``initial`` is V[-1]; ``detach_reset`` matters to BPTT alone. With
-    ``learn_threshold`` the threshold is a parameter (one number a layer). Cost: four passes over the drive a step.
+    ``learn_threshold`` the threshold is a parameter (one number a layer). Cost: one pass over the drive where the
+    compiled loop serves, else four passes a step.
     """
 
     def __init__(
@@ -127,10 +141,14 @@ class Affine(Neuron):
     @torch.no_grad()
     def scan(self, x: Tensor, state: State) -> Firing:
         """See `Neuron.scan`."""
+        fired = fire(x, state[0], self.recurrence, self.surrogate.shape) if self.ties_fire else None
+        if fired is not None:
+            out, slope, v = fired
+            return Firing(out, slope, (v,), lambda: self.membrane(x, state[0])[0])
         h, s, v = self.membrane(x, state[0])
         slope = self.surrogate(h - self.threshold)
         scale = self.gain * self.height
-        return Firing(self._sent(s), slope if scale == 1 else slope.mul_(scale), h, (v,))
+        return Firing(self._sent(s), slope if scale == 1 else slope.mul_(scale), (v,), lambda: h)
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
@@ -147,6 +165,12 @@ class Affine(Neuron):
     def after_reset(self, firing: Firing) -> Tensor:
         """See `Neuron.after_reset`."""
         return self.reset(firing.potential, firing.out / self.height, self.threshold)
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The neuron as the numbers that compiled loops take."""
+        theta = float(self.threshold)
+        return Recurrence(self._decay, self.gain, self.drift, theta, *self.reset.after_spike(theta), self.height)
 
     def membrane(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H and s over the chunk ``[K, B, ...]``, and the last V."""

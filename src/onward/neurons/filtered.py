@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ class LI(Neuron):
     def scan(self, x: Tensor, state: State) -> Firing:
         """See `Neuron.scan`."""
         y = leaky_scan(x * self.gain, state[0], self._decay)
-        return Firing(y, torch.full_like(y, self.gain), y, (y[-1].clone(),))
+        return Firing(y, torch.full_like(y, self.gain), (y[-1].clone(),), lambda: y)
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
@@ -97,7 +99,7 @@ class CubaLIF(Neuron):
         """See `Neuron.scan`."""
         current = leaky_scan(x, state[0], self.current_decay)
         firing = self.membrane.scan(current, state[1:])
-        return firing._replace(state=(current[-1].clone(), *firing.state))
+        return replace(firing, state=(current[-1].clone(), *firing.state))
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from onward.core.draws import Draws
 from onward.core.graph import Node
-from onward.core.interpret import Interpreter, Norms, PerStep, Record, rowwise, run_walk, shapes, trainable
+from onward.core.interpret import Interpreter, Norms, PerStep, Record, nonzeros, run_walk, shapes, trainable
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, Signal
-from onward.core.synapse import ops_of
+from onward.core.signal import Carry, Signal, dense
+from onward.core.synapse import through
+from onward.kernels.sparse import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
 
@@ -45,22 +46,22 @@ class ThroughTime(Interpreter):
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.synapse`."""
-        ops, params = ops_of(node.module), self.params(node)
-        drive = rowwise(lambda x: ops.apply(node.module, params, x), signal.sent)
-        if not drive.requires_grad:
-            drive.requires_grad_()
-        self.record.pres[node.index], self.record.drives[node.index] = signal.sent.detach(), drive
-        return Signal(drive, drive)
+        params, rows = self.params(node), nonzeros(signal.clean)
+        x = through(node.module, params, params, dense(signal.sent), rows)
+        if not x.requires_grad:
+            x.requires_grad_()
+        self.record.pres[node.index], self.record.drives[node.index] = rows, x
+        return Signal(x, x)
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""
         module: Any = node.module
         out, state, potential = module.unroll(
-            signal.sent, self.carry.states.get(node.index) or module.start(signal.sent[0])
+            dense(signal.sent), self.carry.states.get(node.index) or module.start(dense(signal.sent)[0])
         )
         self.carry.states[node.index] = state
         self.record.firings[node.index] = Firing(
-            out.detach(), potential.new_empty(0), potential, tuple(s.detach() for s in state)
+            out.detach(), potential.new_empty(0), tuple(s.detach() for s in state), lambda: potential
         )
         return Signal(out, out)
 
@@ -89,7 +90,7 @@ class BPTT(LearningRule):
         """See `LearningRule.begin`."""
         lesson.carry = Tape()
 
-    def step(self, lesson: Lesson, x: Tensor) -> Tensor:
+    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
         """See `LearningRule.step`."""
         assert isinstance(lesson.carry, Tape)
         with torch.enable_grad():

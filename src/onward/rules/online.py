@@ -34,6 +34,7 @@ from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry
+from onward.core.trace import Presynaptic
 from onward.credit import locals_, spatials, temporals
 from onward.credit.base import (
     Head,
@@ -47,6 +48,7 @@ from onward.credit.base import (
 )
 from onward.credit.posts import Posts
 from onward.kernels.scan import shift
+from onward.kernels.sparse import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
 OUTPUT = "output"
@@ -116,7 +118,7 @@ class Online(LearningRule):
         """See `LearningRule.begin`."""
         self.spatial.begin(lesson.context, lesson.sink)
 
-    def step(self, lesson: Lesson, x: Tensor) -> Tensor:
+    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
         """See `LearningRule.step`."""
         start = lesson.carry.step
         runs = self.temporal.runs(start, start + len(x), lesson.context)
@@ -144,8 +146,9 @@ class Online(LearningRule):
         lesson.saw(record)
         with torch.no_grad():
             heads = [self._head(lesson, record), *self.local.heads(record, lesson.y, lesson.objective)]
+            more = record.steps.stop < lesson.context.steps
             pres = {
-                i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry)
+                i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry, more)
                 for i, pre in record.pres.items()
             }
             if self.spatial.observes_first:
@@ -181,7 +184,7 @@ class Online(LearningRule):
         losses = lesson.objective.step_losses(out, lesson.y, context.steps) * (gain / context.samples)
         return Head(self._port, out, error, losses, record.out, error)
 
-    def _deposit(self, lesson: Lesson, record: Record, pres: dict[int, Tensor], heads: list[Head]) -> None:
+    def _deposit(self, lesson: Lesson, record: Record, pres: dict[int, Presynaptic], heads: list[Head]) -> None:
         """Turns errors into credit, credit into posts, posts and pres into deposits."""
         posts = Posts(record, lesson.sink, self.spatial.crosses_spikes)
         if self.error_delay:
@@ -196,8 +199,8 @@ class Online(LearningRule):
             posts.credit(self.spatial.credit(record, head))
         posts.credit(self.local.look(record, lesson.y, lesson.objective, lesson.sink))
         for node, post in posts.settle():
-            bias = self.temporal.bias_post(lesson.net, node, post, record.start - lesson.net.wakes(node))
-            lesson.sink.deposit(node, pres[node.index], post, bias)
+            gain = self.temporal.bias_gain(lesson.net, node, record.start - lesson.net.wakes(node), len(post))
+            lesson.sink.deposit(node, pres[node.index], post, gain)
         self.spatial.learn(record, heads, lambda node: self._spike_trace(lesson, record, node), lesson.sink)
 
     def _late(self, carry: Carry, head: Head) -> Head:
@@ -209,7 +212,7 @@ class Online(LearningRule):
             delayed[name], carry.queues[owner] = shift(now, past)
         return replace(head, **delayed, lag=self.error_delay)
 
-    def _spike_trace(self, lesson: Lesson, record: Record, node: Node) -> Tensor:
+    def _spike_trace(self, lesson: Lesson, record: Record, node: Node) -> Presynaptic:
         return self.temporal.toward_output(lesson.net, node, record.firings[node.index].out, lesson.carry)
 
     def _check_paths(self, net: Network) -> None:

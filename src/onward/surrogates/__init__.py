@@ -30,6 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onward.core.registry import Choice, Registry
+from onward.kernels.fire import Shape
 
 
 class Surrogate(ABC):
@@ -38,6 +39,11 @@ class Surrogate(ABC):
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """psi(x), elementwise; ``x`` is membrane potential minus threshold."""
+
+    @property
+    def shape(self) -> Shape:
+        """What compiled loops know this surrogate by, if they do."""
+        return Shape("", 0.0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class Sigmoid(Surrogate):
         s = (self.slope * x).sigmoid_()
         return torch.ops.aten.sigmoid_backward(s.new_tensor(self.slope), s)  # slope s (1 - s) in one pass
 
+    @property
+    def shape(self) -> Shape:
+        """See `Surrogate.shape`."""
+        return Shape("sigmoid", self.slope)
+
 
 @dataclass(frozen=True)
 class Triangle(Surrogate):
@@ -62,6 +73,11 @@ class Triangle(Surrogate):
         """See `Surrogate.__call__`."""
         return (self.slope - self.slope**2 * x.abs()).clamp_min(0)
 
+    @property
+    def shape(self) -> Shape:
+        """See `Surrogate.shape`."""
+        return Shape("triangle", self.slope)
+
 
 @dataclass(frozen=True)
 class Rectangle(Surrogate):
@@ -72,6 +88,11 @@ class Rectangle(Surrogate):
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""
         return (x.abs() <= self.width / 2).to(x.dtype) / self.width
+
+    @property
+    def shape(self) -> Shape:
+        """See `Surrogate.shape`."""
+        return Shape("rectangle", self.width)
 
 
 @dataclass(frozen=True)

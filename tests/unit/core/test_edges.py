@@ -179,7 +179,10 @@ def test_feedback_of_half_precision_networks_sums_in_full_precision() -> None:
     x, y, records = Static(torch.randn(BATCH, 5, dtype=torch.bfloat16), 256), torch.tensor([0, 1, 2]), []
     rule.bind(net, objective, x, draws)
     run_sequence(net, rule, objective, x, y, GradSink(net), draws=draws, chunk=1, watch=records.append)
-    m = sum(0.999 ** (255 - t) * r.noise[2][0].double().T @ r.out[0].detach().double() for t, r in enumerate(records))
+    m = sum(
+        0.999 ** (255 - t) * r.noise[2].dense()[0].double().T @ r.out[0].detach().double()
+        for t, r in enumerate(records)
+    )
     (found,) = [b.mean(0).double() for b in rule.buffers() if b.dim() == 3]
     expected = 0.001 * m / BATCH
     assert (found - expected).norm() < 0.005 * expected.norm()

@@ -33,9 +33,10 @@ def test_events_are_the_dense_frames_they_stand_for(
     start = data.draw(st.integers(0, steps - 1))
     stop = data.draw(st.integers(start + 1, steps))
     assert torch.allclose(sparse.chunk(start, stop), dense[start:stop])
-    indices, offsets, values = sparse.rows(start, stop)
-    assert offsets[0] == 0
-    assert offsets[-1] == len(indices) == (len(indices) if values is None else len(values))
+    rows = sparse.read(start, stop)
+    assert rows.shape == dense[start:stop].shape
+    assert rows.offsets[0] == 0
+    assert rows.offsets[-1] == len(rows.indices) == len(rows.values)
 
 
 def test_events_take_any_shape_of_features() -> None:

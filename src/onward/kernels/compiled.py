@@ -1,0 +1,142 @@
+"""Compiled kernels: numba loops that stand in for plain torch where they apply.
+
+A kernel is compiled when it is first needed, kept on disk for the next process, and compared with its plain twin once
+before its results are used. If numba is missing, compilation fails or the comparison does, the plain twin serves and a
+warning says so once. The environment variable ``ONWARD_KERNELS`` chooses: ``auto`` (default: where a kernel is faster),
+``always`` (wherever it can), ``never``.
+
+Loops run on as many threads as torch does. They must not be forked after use: data workers spawn.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onward.kernels.host import threads
+
+
+class Use(Enum):
+    """When compiled kernels are used."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class KernelWarning(UserWarning):
+    """A kernel is switched off, or cannot be kept; results stay right."""
+
+
+def _from_environment() -> Use:
+    asked = os.environ.get("ONWARD_KERNELS", "auto")
+    if asked in {use.value for use in Use}:
+        return Use(asked)
+    warn(f"ONWARD_KERNELS={asked!r} was given; expected auto, always or never: auto is used")
+    return Use.AUTO
+
+
+def warn(text: str) -> None:
+    """A `KernelWarning` at the caller's caller."""
+    warnings.warn(text, KernelWarning, stacklevel=3)
+
+
+_use = _from_environment()
+
+
+def in_use() -> Use:
+    """When compiled kernels are used now."""
+    return _use
+
+
+@contextmanager
+def using(use: Use) -> Iterator[None]:
+    """Uses compiled kernels as ``use`` says, for a while."""
+    global _use
+    before, _use = _use, use
+    try:
+        yield
+    finally:
+        _use = before
+
+
+class Kernel:
+    """A compiled loop of `onward.kernels.loops`, by name, and the check that admits it.
+
+    ``agrees()`` compares it with its plain twin on a small input; ``least`` is the number of elements from which
+    on it is the faster one.
+    """
+
+    def __init__(self, name: str, agrees: Callable[[], bool], least: int = 0):
+        self.name, self.least, self._agrees = name, least, agrees
+        self._loops: ModuleType | None = None
+        self._broken = ""
+        self.seconds = 0.0
+        KERNELS[name] = self
+
+    def serves(self, *tensors: Tensor) -> bool:
+        """Whether it works, all ``tensors`` are float32 on the CPU, and the first is large enough."""
+        if _use is Use.NEVER or (_use is Use.AUTO and tensors[0].numel() < self.least):
+            return False
+        if any(t.dtype is not torch.float32 or t.device.type != "cpu" for t in tensors):
+            return False
+        return self.works
+
+    @property
+    def works(self) -> bool:
+        """Whether it could be compiled and agrees with its plain twin; compiles it if need be."""
+        if self._loops is None and not self._broken:
+            self._load()
+        return not self._broken
+
+    @property
+    def state(self) -> str:
+        """What `onward doctor` says of it."""
+        if self._broken:
+            return f"off: {self._broken}"
+        return "not needed yet" if self._loops is None else f"ready, loaded in {self.seconds:.1f} s"
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Runs the loop; tensors are handed over without a copy."""
+        loops: Any = self._loops
+        loops.set_num_threads(threads(loops.MOST_THREADS))
+        return getattr(loops, self.name)(*(a.numpy() if isinstance(a, Tensor) else a for a in arguments))
+
+    def _load(self) -> None:
+        """Compiles or reads from disk, then checks; whatever a compiler may throw, the plain twin serves."""
+        began = perf_counter()
+        try:
+            self._loops = _compiled_loops()
+            if not self._agrees():
+                self._broken = "its results differ from those of plain torch"
+        except ImportError as error:
+            self._broken = f"numba cannot be used ({error})"
+        except Exception as error:
+            self._broken = f"it cannot be compiled ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        self.seconds = perf_counter() - began
+        if self._broken:
+            self._loops = None
+            warn(f"compiled kernel '{self.name}' is off: {self._broken}; plain torch serves, more slowly")
+
+
+KERNELS: dict[str, Kernel] = {}
+"""Every kernel by name."""
+
+
+def _compiled_loops() -> ModuleType:
+    """The module of loops; says once, on a terminal, why the first seconds are slow."""
+    if "onward.kernels.loops" not in sys.modules and sys.stderr.isatty():
+        print("Preparing compiled kernels: some seconds the first time, then kept on disk.", file=sys.stderr)
+    from onward.kernels import loops
+
+    return loops

@@ -1,0 +1,75 @@
+"""Direct feedback g = M e, kept as its factors until it meets a slope: g itself is never held.
+
+post[r] = slope[r] * (M e[r]),    r over steps and samples, M [n, m], m much smaller than n
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onward.kernels.compiled import Kernel
+from onward.kernels.host import fills
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Credit M e ``[K, B, *features]`` at a layer, from its error ``[K, B, m]`` and matrix ``[n, m]``."""
+
+    error: Tensor
+    matrix: Tensor
+
+    def dense(self, like: Tensor) -> Tensor:
+        """The credit in the shape and dtype of ``like``."""
+        return (self.error.to(self.matrix) @ self.matrix.T).to(like).view_as(like)
+
+    def times(self, slope: Tensor) -> Tensor:
+        """The credit times ``slope`` ``[K, B, *features]``, in one pass over it."""
+        rows = _as_rows(slope)
+        if rows is None or not FEEDBACK.serves(slope, self.error, self.matrix):
+            return self.dense(slope) * slope
+        post = torch.empty_strided(slope.shape, slope.stride(), dtype=slope.dtype)
+        laid = _laid_out(self.matrix, slope[0, 0])
+        FEEDBACK(self.error.flatten(0, 1).contiguous(), laid, rows, post.as_strided(rows.shape, rows.stride()))
+        return post
+
+
+def correlate(z: Tensor, o: Tensor) -> Tensor:
+    """sum over steps and samples of z o^T: ``[n, m]`` from ``z`` ``[N, B, *features]`` and ``o`` ``[N, B, m]``."""
+    rows, width = _as_rows(z), o.shape[2]
+    if rows is None:
+        return z.flatten(2).flatten(0, 1).T @ o.flatten(0, 1)
+    features, strides = z.shape[2:], z.stride()[2:]
+    out = torch.empty_strided((*features, width), (*(s * width for s in strides), 1), dtype=z.dtype, device=z.device)
+    torch.mm(rows.T, o.flatten(0, 1), out=out.as_strided((rows.shape[1], width), (width, 1)))
+    return out.reshape(rows.shape[1], width)
+
+
+def _as_rows(x: Tensor) -> Tensor | None:
+    """``[K, B, *features]`` as ``[K * B, n]`` in the order of memory, where that is one block."""
+    size = x[0, 0].numel()
+    if not fills(x[0, 0]) or x.stride()[:2] != (x.shape[1] * size, size):
+        return None
+    return x.as_strided((x.shape[0] * x.shape[1], size), (size, 1))
+
+
+def _laid_out(matrix: Tensor, like: Tensor) -> Tensor:
+    """M^T ``[m, n]`` with n in the order in which ``like`` ``[*features]`` lies in memory."""
+    size = like.numel()
+    laid = torch.empty_strided((matrix.shape[1], *like.shape), (size, *like.stride()), dtype=matrix.dtype)
+    laid.copy_(matrix.T.reshape(laid.shape))
+    return laid.as_strided((matrix.shape[1], size), (size, 1))
+
+
+def _agrees() -> bool:
+    generator = torch.Generator().manual_seed(0)
+    error = torch.randn(3, 13, 4, generator=generator)
+    matrix = torch.randn(6 * 5 * 90, 4, generator=generator)
+    slope = torch.rand(3, 13, 6, 5, 90, generator=generator).movedim(2, -1).contiguous().movedim(-1, 2)
+    found = Feedback(error, matrix)
+    return torch.allclose(found.times(slope), found.dense(slope) * slope, atol=1e-5)
+
+
+FEEDBACK = Kernel("feedback", _agrees, least=1 << 15)

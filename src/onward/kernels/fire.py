@@ -1,0 +1,112 @@
+"""A layer of affine neurons over a chunk of time: charge, fire, reset and slope in one pass.
+
+H[t] = a V[t-1] + b x[t] + c;    s[t] = [H[t] >= theta];    V[t] = H - r s  (soft)  or  (1 - s) H + r s  (hard)
+out = h s,    slope = b h psi(H - theta)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onward.kernels.compiled import Kernel
+from onward.kernels.host import fills
+
+SHAPES = {"sigmoid": 0, "triangle": 1, "rectangle": 2}
+"""Surrogates that the loop knows by name."""
+
+
+class Recurrence(NamedTuple):
+    """The numbers of an affine neuron; ``hard`` says whether a spike sets V to ``amount`` or subtracts it."""
+
+    decay: float
+    gain: float
+    drift: float
+    threshold: float
+    hard: bool
+    amount: float
+    height: float
+
+
+class Shape(NamedTuple):
+    """A surrogate derivative by name, with its one number."""
+
+    name: str
+    number: float
+
+
+def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Tensor]:
+    """H and s of the chunk ``x`` ``[K, ...]`` from the membrane ``v``, and V after it: the plain twin."""
+    h, s = torch.empty_like(x), torch.empty_like(x)
+    for t in range(len(x)):
+        torch.add(x[t] * law.gain, v, alpha=law.decay, out=h[t]).add_(law.drift)
+        torch.ge(h[t], law.threshold, out=s[t])
+        v = (1 - s[t]) * h[t] + s[t] * law.amount if law.hard else h[t] - law.amount * s[t]
+    return h, s, v
+
+
+def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, Tensor, Tensor] | None:
+    """``out``, ``slope`` and V after the chunk ``x`` ``[K, ...]``; None where the compiled loop does not serve.
+
+    ``x`` may be a frame seen K times. Memory of a step must be dense, in the same layout as ``v``.
+    """
+    if shape.name not in SHAPES or not FIRE.serves(x, v) or not _dense(x, v):
+        return None
+    stride = x.stride(0)
+    flat = x.as_strided((v.numel() if stride == 0 else x.numel(),), (1,))
+    strides = (v.numel(), *v.stride())
+    out = torch.empty_strided(x.shape, strides, dtype=x.dtype)
+    slope = torch.empty_strided(x.shape, strides, dtype=x.dtype)
+    after = v.clone()
+    rows, (first, second, last) = (len(x), v.numel()), (out, slope, after)
+    FIRE(
+        flat,
+        stride,
+        last.as_strided((v.numel(),), (1,)),
+        first.as_strided(rows, (v.numel(), 1)),
+        second.as_strided(rows, (v.numel(), 1)),
+        *_numbers(law, shape),
+    )
+    return out, slope, after
+
+
+def _numbers(law: Recurrence, shape: Shape) -> tuple:
+    """The loop's arguments after its arrays."""
+    decay, gain, drift, threshold, hard, amount, height = law
+    single = [np.float32(number) for number in (decay, gain, drift, threshold)]
+    return (*single, hard, np.float32(amount), np.float32(height), SHAPES[shape.name], np.float32(shape.number))
+
+
+def _dense(x: Tensor, v: Tensor) -> bool:
+    """Whether every step of ``x`` fills its memory without gaps, in the layout of ``v``, one step after the other."""
+    if x.shape[1:] != v.shape or x.stride()[1:] != v.stride() or x.stride(0) not in (0, v.numel()):
+        return False
+    return fills(v)
+
+
+def _agrees() -> bool:
+    x = torch.linspace(-3, 3, 5 * 3001).view(3001, 5).T.contiguous()
+    for hard, name in ((False, "sigmoid"), (True, "triangle"), (False, "rectangle")):
+        law = Recurrence(0.5, 0.8, 0.1, 1.0, hard, 0.9, 2.0)
+        found = fire(x, torch.zeros(3001), law, Shape(name, 2.0))
+        h, s, _ = membrane(x, torch.zeros(3001), law)
+        away = (h - law.threshold).abs() > 1e-5  # rounding may decide a tie
+        if found is None or not torch.equal(found[0][away], 2 * s[away]):
+            return False
+        if not torch.allclose(found[1], 1.6 * _slope(name, h - law.threshold), atol=2e-6):
+            return False
+    return True
+
+
+def _slope(name: str, u: Tensor) -> Tensor:
+    """psi(u) for a number of 2."""
+    if name == "sigmoid":
+        s = (2 * u).sigmoid()
+        return 2 * s * (1 - s)
+    return (2 - 4 * u.abs()).clamp_min(0) if name == "triangle" else (u.abs() <= 1).float() / 2
+
+
+FIRE = Kernel("fire", _agrees, least=4096)

@@ -1,0 +1,251 @@
+"""The loops themselves, in numba's subset of Python; imported when a kernel is first needed.
+
+Each is written for float32 on flat, dense arrays. Its plain twin and its meaning stand where it is wrapped: `fire`,
+`signs`, `feedback`, `sparse`. Blocks are sized for a core's cache. IEEE rules hold but for fused multiply-add, so that
+NaN and infinity stay visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange, set_num_threads, types
+from numba.extending import intrinsic
+
+from onward.kernels.compiled import warn
+
+__all__ = [
+    "MOST_THREADS",
+    "collect",
+    "count",
+    "expand",
+    "feedback",
+    "fire",
+    "gather",
+    "pack",
+    "scatter",
+    "set_num_threads",
+    "unpack",
+]
+
+MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+try:
+    from numba.np.ufunc import omppool as _omp  # noqa: F401
+
+    numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
+except ImportError:  # numba chooses another threading layer
+    pass
+
+F = np.float32
+I = np.int32  # noqa: E741
+BLOCK = 2048
+
+
+def _compiled(**options: Any) -> Callable[[Callable], Callable]:
+    """Compiles a loop and keeps the result on disk where there is a place for it."""
+
+    def decorate(loop: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, error_model="numpy", **options)(loop)
+        except RuntimeError:
+            warn("compiled kernels cannot be kept on disk and are made anew in every process; set NUMBA_CACHE_DIR")
+            return numba.njit(error_model="numpy", **options)(loop)
+
+    return decorate
+
+
+_loop = _compiled(parallel=True, nogil=True, fastmath={"contract"})
+_sum = _compiled(parallel=True, nogil=True, fastmath={"contract", "nsz", "reassoc"})
+
+
+@intrinsic
+def _from_bits(context: Any, bits: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@numba.njit(inline="always")
+def _exp_minus(y: Any) -> Any:
+    """exp(-y) for y >= 0, to 2e-7 of itself: 2^n times a polynomial on half an octave; NaN stays NaN."""
+    z = y * F(-1.4426950408889634)
+    n = I(max(z, F(-126.0)) - F(0.5))
+    f = (max(z, F(-126.0)) - F(n)) * F(0.6931471805599453)
+    p = F(1 / 5040)
+    p = p * f + F(1 / 720)
+    p = p * f + F(1 / 120)
+    p = p * f + F(1 / 24)
+    p = p * f + F(1 / 6)
+    p = p * f + F(0.5)
+    p = p * f + F(1)
+    p = p * f + F(1)
+    return p * _from_bits(I((n + I(127)) << I(23)))
+
+
+@_loop
+def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, height, shape, k):
+    """Charge, fire, reset and slope over the chunk; ``stride`` 0 repeats the first step of ``x``."""
+    steps, size = out.shape
+    scale = gain * height
+    for block in prange((size + BLOCK - 1) // BLOCK):
+        first, last = block * BLOCK, min(size, (block + 1) * BLOCK)
+        for t in range(steps):
+            for j in range(first, last):
+                h = decay * v[j] + (gain * x[t * stride + j] + drift)
+                s = F(1) if h >= theta else F(0)
+                below = amount if hard else h - amount
+                v[j] = below if h >= theta else h
+                out[t, j] = height * s
+                slope[t, j] = h - theta
+            if shape == 0:
+                for j in range(first, last):
+                    e = _exp_minus(abs(k * slope[t, j]))
+                    d = F(1) + e
+                    slope[t, j] = scale * (k * e / (d * d))
+            elif shape == 1:
+                for j in range(first, last):
+                    slope[t, j] = scale * max(F(0), k - k * k * abs(slope[t, j]))
+            elif shape == 2:
+                for j in range(first, last):
+                    slope[t, j] = scale / k if abs(slope[t, j]) <= F(0.5) * k else F(0)
+
+
+@_loop
+def expand(octets, z):
+    """Bit j of each row of ``octets`` as +1 or -1 in ``z``."""
+    rows, size = z.shape
+    for r in prange(rows):
+        for byte in range(size // 8):
+            bits = I(octets[r, byte])
+            for i in range(8):
+                z[r, byte * 8 + i] = F(((bits >> I(i)) & I(1)) * I(2) - I(1))
+        for j in range(size // 8 * 8, size):
+            z[r, j] = F(((I(octets[r, j // 8]) >> I(j % 8)) & I(1)) * I(2) - I(1))
+
+
+@_loop
+def feedback(error, matrix, slope, post):
+    """post = slope * (e M^T) row by row, M ``[m, n]``."""
+    rows, size = slope.shape
+    width = error.shape[1]
+    blocks = (size + BLOCK - 1) // BLOCK
+    groups = (rows + 31) // 32
+    for item in prange(blocks * groups):
+        first = (item // groups) * BLOCK
+        last = min(size, first + BLOCK)
+        for r in range((item % groups) * 32, min(rows, (item % groups) * 32 + 32)):
+            for j in range(first, last):
+                post[r, j] = error[r, 0] * matrix[0, j]
+            for c in range(1, width):
+                e = error[r, c]
+                for j in range(first, last):
+                    post[r, j] += e * matrix[c, j]
+            for j in range(first, last):
+                post[r, j] *= slope[r, j]
+
+
+@_loop
+def count(x, sizes):
+    """Non-zeros of each row."""
+    rows, size = x.shape
+    for r in prange(rows):
+        n = 0
+        for j in range(size):
+            n += x[r, j] != F(0)
+        sizes[r] = n
+
+
+@_loop
+def collect(x, offsets, indices, values):
+    """Places and values of the non-zeros of each row."""
+    rows, size = x.shape
+    for r in prange(rows):
+        n = offsets[r]
+        for j in range(size):
+            if x[r, j] != F(0):
+                indices[n] = j
+                values[n] = x[r, j]
+                n += 1
+
+
+@_sum
+def pack(weight, packed):
+    """``weight`` ``[width, taps, n]`` as ``packed`` ``[spans, taps, n, span]``: one cache-sized block a span."""
+    spans, taps, size, span = packed.shape
+    width = weight.shape[0]
+    groups = (size + 63) // 64
+    for item in prange(spans * taps * groups):
+        s, tap, i = item % spans, item // spans % taps, item // (spans * taps) * 64
+        for n in range(i, min(size, i + 64)):
+            for j in range(min(span, width - s * span)):
+                packed[s, tap, n, j] = weight[s * span + j, tap, n]
+
+
+@_sum
+def unpack(packed, weight):
+    """Adds ``packed`` to ``weight``; see `pack`."""
+    spans, taps, size, span = packed.shape
+    width = weight.shape[0]
+    groups = (size + 63) // 64
+    for item in prange(spans * taps * groups):
+        s, tap, i = item % spans, item // spans % taps, item // (spans * taps) * 64
+        for j in range(min(span, width - s * span)):
+            for n in range(i, min(size, i + 64)):
+                weight[s * span + j, tap, n] += packed[s, tap, n, j]
+
+
+@_sum
+def gather(indices, offsets, values, table, places, packed, out):
+    """out[image p] += sum over taps, and the non-zeros of the place each reads, of value * weight[tap, index]."""
+    positions, taps = table.shape
+    rows, width = out.shape
+    spans, span = packed.shape[0], packed.shape[3]
+    groups = (rows + 63) // 64
+    for item in prange(spans * groups):
+        s, group = item // groups, item % groups
+        for r in range(group * 64, min(rows, group * 64 + 64)):
+            o = out[r, s * span : min(width, s * span + span)]
+            for tap in range(taps):
+                place = table[r % positions, tap]
+                if place < 0:
+                    continue
+                source = r // positions * places + place
+                n, last = offsets[source], offsets[source + 1]
+                while n + 4 <= last:
+                    a, b = packed[s, tap, indices[n]], packed[s, tap, indices[n + 1]]
+                    c, d = packed[s, tap, indices[n + 2]], packed[s, tap, indices[n + 3]]
+                    va, vb, vc, vd = values[n], values[n + 1], values[n + 2], values[n + 3]
+                    for j in range(o.size):
+                        o[j] += (va * a[j] + vb * b[j]) + (vc * c[j] + vd * d[j])
+                    n += 4
+                while n < last:
+                    a, va = packed[s, tap, indices[n]], values[n]
+                    for j in range(o.size):
+                        o[j] += va * a[j]
+                    n += 1
+
+
+@_sum
+def scatter(indices, offsets, values, table, places, post, packed):
+    """weight[tap, index] += value * post[image p], over all positions and the non-zeros that their taps read."""
+    positions, taps = table.shape
+    rows, width = post.shape
+    spans, span = packed.shape[0], packed.shape[3]
+    for s in prange(spans):
+        for r in range(rows):
+            p = post[r, s * span : min(width, s * span + span)]
+            for tap in range(taps):
+                place = table[r % positions, tap]
+                if place < 0:
+                    continue
+                source = r // positions * places + place
+                for n in range(offsets[source], offsets[source + 1]):
+                    g, v = packed[s, tap, indices[n]], values[n]
+                    for j in range(p.size):
+                        g[j] += v * p[j]
