@@ -93,27 +93,31 @@ def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, heig
     """Charge, fire, reset and slope over the chunk; ``stride`` 0 repeats the first step of ``x``."""
     steps, size = out.shape
     scale = gain * height
+    kept = F(0) if hard else F(1)
+    change = amount if hard else -amount
     for block in prange((size + BLOCK - 1) // BLOCK):
         first, last = block * BLOCK, min(size, (block + 1) * BLOCK)
+        potential = v[first:last]
         for t in range(steps):
-            for j in range(first, last):
-                h = decay * v[j] + (gain * x[t * stride + j] + drift)
-                s = F(1) if h >= theta else F(0)
-                below = amount if hard else h - amount
-                v[j] = below if h >= theta else h
-                out[t, j] = height * s
-                slope[t, j] = h - theta
+            drive = x[t * stride + first : t * stride + last]
+            sent, psi = out[t, first:last], slope[t, first:last]
+            for j in range(potential.size):
+                h = decay * potential[j] + (gain * drive[j] + drift)
+                fires = h >= theta
+                potential[j] = kept * h + change if fires else h
+                sent[j] = height if fires else F(0)
+                psi[j] = h - theta
             if shape == 0:
-                for j in range(first, last):
-                    e = _exp_minus(abs(k * slope[t, j]))
+                for j in range(psi.size):
+                    e = _exp_minus(abs(k * psi[j]))
                     d = F(1) + e
-                    slope[t, j] = scale * (k * e / (d * d))
+                    psi[j] = scale * k * e / (d * d)
             elif shape == 1:
-                for j in range(first, last):
-                    slope[t, j] = scale * max(F(0), k - k * k * abs(slope[t, j]))
+                for j in range(psi.size):
+                    psi[j] = scale * max(F(0), k - k * k * abs(psi[j]))
             elif shape == 2:
-                for j in range(first, last):
-                    slope[t, j] = scale / k if abs(slope[t, j]) <= F(0.5) * k else F(0)
+                for j in range(psi.size):
+                    psi[j] = scale / k if abs(psi[j]) <= F(0.5) * k else F(0)
 
 
 @_loop
@@ -134,20 +138,25 @@ def feedback(error, matrix, slope, post):
     """post = slope * (e M^T) row by row, M ``[m, n]``."""
     rows, size = slope.shape
     width = error.shape[1]
-    blocks = (size + BLOCK - 1) // BLOCK
     groups = (rows + 31) // 32
-    for item in prange(blocks * groups):
-        first = (item // groups) * BLOCK
-        last = min(size, first + BLOCK)
-        for r in range((item % groups) * 32, min(rows, (item % groups) * 32 + 32)):
-            for j in range(first, last):
-                post[r, j] = error[r, 0] * matrix[0, j]
-            for c in range(1, width):
-                e = error[r, c]
-                for j in range(first, last):
-                    post[r, j] += e * matrix[c, j]
-            for j in range(first, last):
-                post[r, j] *= slope[r, j]
+    for item in prange((size + BLOCK - 1) // BLOCK * groups):
+        block, group = item // groups, item % groups
+        first, last = block * BLOCK, min(size, (block + 1) * BLOCK)
+        for r in range(group * 32, min(rows, group * 32 + 32)):
+            p, psi = post[r, first:last], slope[r, first:last]
+            p[:] = F(0)
+            c = 0
+            while c + 2 <= width:
+                a, b, ea, eb = matrix[c, first:last], matrix[c + 1, first:last], error[r, c], error[r, c + 1]
+                for j in range(p.size):
+                    p[j] += ea * a[j] + eb * b[j]
+                c += 2
+            if c < width:
+                a, ea = matrix[c, first:last], error[r, c]
+                for j in range(p.size):
+                    p[j] += ea * a[j]
+            for j in range(p.size):
+                p[j] *= psi[j]
 
 
 @_loop

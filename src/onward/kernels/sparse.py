@@ -67,6 +67,15 @@ class SparseRows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __getitem__(self, steps: slice) -> SparseRows:
+        """Some of the steps."""
+        start, stop, _ = steps.indices(len(self))
+        a_step = self.shape[1] * self.places
+        offsets = self.offsets[start * a_step : stop * a_step + 1]
+        part = slice(int(offsets[0]), int(offsets[-1]))
+        shape = torch.Size((stop - start, *self.shape[1:]))
+        return SparseRows(self.indices[part], offsets - offsets[0], self.values[part], shape, self.places)
+
     def dim(self) -> int:
         """The number of axes of the chunk."""
         return len(self.shape)
