@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnknownCommandError
@@ -44,17 +46,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 2 after an error of the user's, 130 after Ctrl-C."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with plain_warnings():
+            code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnknownCommandError as error:
         return _refuse(UnknownName("command", error.unused_tokens[0] if error.unused_tokens else "", _commands(error)))
     except (OnwardError, CycloptsError) as error:
         return _refuse(error)
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse(
+            "there is not enough memory; use a smaller model, --train.batch-size or --train.chunk "
+            f"({str(error).strip().splitlines()[0]})"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return code or 0
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows warnings as a line for people, without file and source."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        print(f"onward: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Also for torch's own errors: of class OutOfMemoryError on CUDA, a plain RuntimeError on the CPU."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in ("allocate memory", "out of memory"))
 
 
 def _refuse(error: Exception | str) -> int:
