@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onward import KeyedDraws, PerStep, Static, rules, run_sequence
-from onward.core import CrossEntropy, GradSink
+from onward.core import CrossEntropy, GradSink, Rates, evaluate
 from onward.core.errors import ConfigError
 from onward.models import models
 from onward.neurons import LI, LIF
@@ -27,6 +27,9 @@ def test_every_network_may_end_in_a_leaky_readout(name: str) -> None:
     sink.flush()
     assert outcome.loss.isfinite()
     assert all(p.grad is not None for p in net.parameters())
+    rates = Rates()
+    evaluate(net, objective, x, y, watch=rates)
+    assert rates.means().keys() == {node.name for node in net.hidden}, "a readout's membrane has no firing rate"
 
 
 def test_a_readout_has_no_memory_unless_asked() -> None:
