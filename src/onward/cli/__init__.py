@@ -21,11 +21,20 @@ app = App(
     help="Trains spiking neural networks forward in time. Start with: onward train",
 )
 app.command("onward.cli.train:train", name="train", help="Train a network and test it.", help_flags=[])
-app.command("onward.cli.evaluate:evaluate", name="eval", help="Test a trained network, on its own or other data.")
+app.command(
+    "onward.cli.evaluate:evaluate",
+    name="eval",
+    help="Test a trained network, on its own or other data.\n\n"
+    "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`.",
+    usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.split S] [--data.FIELD VALUE ...] [--json]",
+)
 app.command(
     "onward.cli.compare:compare",
     name="compare",
-    help="Train several learning rules and show them side by side.",
+    help="Train several learning rules and show them side by side.\n\n"
+    "Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST. "
+    "Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone.",
+    usage="Usage: onward compare [RECIPE.toml] [--rules NAME,NAME] [--FIELD VALUE ...] [--json]",
 )
 app.command(
     "onward.cli.rules:rules",

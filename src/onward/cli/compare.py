@@ -29,8 +29,7 @@ def compare(
 ) -> int:
     """Trains the same network with several learning rules: one table, one picture.
 
-    Everything else is as in `onward train`, a recipe and flags included; without them, a few epochs of MNIST.
-    Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone.
+    Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST.
     """
     configs = configurations(rules, tokens)
     out = console(json)
