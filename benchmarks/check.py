@@ -120,11 +120,12 @@ class Checker:
 def about_peer(entrant: Entrant, compared: Comparison, merged: bool) -> str:
     """A verdict in words."""
     outputs = "same outputs" if compared.same_outputs else f"{compared.spikes:.1%} of spike counts differ"
-    grads = "same gradients" if compared.same_gradients else f"gradients differ by {compared.gradients:.1%}"
-    against = f" as Onward's {entrant.rule} with {_words(entrant.mirror)}" if entrant.mirror else ""
+    grads = "same gradients" if compared.same_gradients else "gradients differ"
+    mirror = f" with {_words(entrant.mirror)}" if entrant.mirror else ""
+    against = f"(by {compared.gradients:.0e} from Onward's {entrant.rule}{mirror})"
     norm = "; norm over time and batch merged (Onward's rows: per step)" if merged else ""
     remark = f"; {entrant.remark}" if entrant.remark else ""
-    return f"{outputs}, {grads}{against} (relative {compared.gradients:.0e}){norm}{remark}"
+    return f"{outputs}, {grads} {against}{norm}{remark}"
 
 
 def _words(mirror: dict) -> str:

@@ -81,7 +81,7 @@ class Worker:
 
     def __init__(self, entrant: Entrant, command: list[str], environment: dict[str, str]):
         self.entrant = entrant
-        self.log = TemporaryFile("w+")
+        self.log = TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
