@@ -112,9 +112,11 @@ class Checker:
     def _about_ours(self, entrant: Entrant, compared: Comparison) -> str:
         if entrant.rule == "bptt":
             return "the reference"
-        outputs = "same outputs" if compared.same_outputs else "outputs differ from bptt's"
         noisy = noise(entrant.rule, entrant.options.get("rule", {}))
-        return f"{outputs}, gradients by its own rule{f'; {noisy}' if noisy else ''}"
+        if noisy:
+            return f"the same network under noise, gradients by its own rule; {noisy}"
+        outputs = "same outputs" if compared.same_outputs else f"{compared.spikes:.1%} of spike counts differ"
+        return f"{outputs}, gradients by its own rule"
 
 
 def about_peer(entrant: Entrant, compared: Comparison, merged: bool) -> str:

@@ -60,8 +60,8 @@ def build_network(task: Task) -> onward.Network:
 class Ours(Contender):
     """A network of Onward under the rule of the task; ``options`` may hold ``rule``, ``chunk`` and the above."""
 
-    def __init__(self, task: Task, precision: str = "f32"):
-        check_precision(precision)
+    def __init__(self, task: Task):
+        check_precision(task.precision)
         self.inputs, self.labels, self.net = sequences(task), labels(task), build_network(task)
         load_weights(self.net, task.weights)
         self.objective, self.draws = onward.PerStep(onward.CrossEntropy()), onward.KeyedDraws(0)
@@ -133,4 +133,4 @@ def noise(rule: str, options: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    serve(lambda task: Ours(task, precision=task.precision))
+    serve(Ours)

@@ -21,6 +21,7 @@ from benchmarks.contenders import OURS, PEERS, PEERS_FOLDER, Entrant, Worker, Wo
 from benchmarks.ours import noise
 from benchmarks.roofline import Ceilings
 from benchmarks.workloads import Workload
+from onward.rules import rules as registry
 
 RULES: dict[str, dict[str, Any]] = {name: {} for name in ("opzo", "ottt", "sltt", "sltt-k", "dfa", "bptt")}
 """The rules in the table and their options, as `onward.rules.build` takes them."""
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and how: ``rounds`` turns of ``updates`` each, after ``warmup`` updates."""
+    """What to measure and how: ``rounds`` turns of ``updates`` each, after ``warmup`` updates; or the check alone."""
 
     workloads: Sequence[Workload]
     rules: Sequence[Entrant]
@@ -40,6 +41,7 @@ class Plan:
     warmup: int = 2
     threads: int | None = None
     peers: Path = PEERS_FOLDER
+    check_only: bool = False
 
     def entrants(self) -> list[Entrant]:
         """Everybody who takes part."""
@@ -72,7 +74,9 @@ class Results:
 
 
 def our_rules(names: Sequence[str], chunk: int | None = None) -> list[Entrant]:
-    """Entrants of ours by the rules' names; options of a rule come from `RULES`."""
+    """Entrants of ours by the rules' names; options of a rule come from `RULES`. Raises `UnknownName`."""
+    for name in names:
+        registry.entry(name)
     fixed = {} if chunk is None else {"chunk": chunk}
     return [Entrant(OURS, name, {"rule": RULES.get(name, {}), **fixed}) for name in names]
 
@@ -101,6 +105,8 @@ def _run_one(asked: Plan, workload: Workload, folder: Path, ceilings: Ceilings, 
         verdicts, failures = check(workload, folder, asked.threads, workers)
         _tell(workload, verdicts, failures, say)
         results.check.extend(verdict.row() for verdict in verdicts)
+        if asked.check_only:
+            return
         failed = {id(worker) for worker, _ in failures}
         sound = [worker for worker in workers if id(worker) not in failed]
         timings = measure(asked, workload, folder, sound, say)

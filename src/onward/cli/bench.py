@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,25 +20,32 @@ from onward.report import bars
 from onward.train.folder import environment
 
 ROOT = Path(onward.__file__).parents[2]
-ALL_WORKLOADS = "event,conv,conv-bn,static"
-ALL_RULES = "opzo,ottt,sltt,sltt-k,dfa,bptt"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Session:
+    """Who is timed on what, and how."""
+
+    workload: Annotated[str, Parameter(help="Names with commas: event, conv, conv-bn, static, or memory.")] = (
+        "event,conv,conv-bn,static"
+    )
+    rule: Annotated[str | None, Parameter(help="Rules of Onward, with commas; default: the six of the table.")] = None
+    precision: Annotated[str, Parameter(help="f32 or bf16, for everybody.")] = "f32"
+    rounds: Annotated[int, Parameter(help="Turns of each contender.")] = 5
+    updates: Annotated[int, Parameter(help="Updates in a turn.")] = 3
+    threads: Annotated[int | None, Parameter(help="Threads of each contender; default: torch's.")] = None
+    recordings: Annotated[
+        Path | None, Parameter(help="N-MNIST recordings; default: nmnist-small.npz in ONWARD_DATA, else simulated.")
+    ] = None
+    peers: Annotated[Path, Parameter(help="The peers' environment.", show_default=False)] = ROOT / ".venv-peers"
+    figure: Annotated[Path, Parameter(help="Where the picture of the ratios goes.")] = Path("runs/bench.svg")
 
 
 def bench(
     *,
-    workload: Annotated[
-        str, Parameter(help="Names with commas between: event, conv, conv-bn, static, or memory.")
-    ] = ALL_WORKLOADS,
-    rule: Annotated[str, Parameter(help="Rules of Onward to time, with commas between.")] = ALL_RULES,
-    precision: Annotated[str, Parameter(help="f32 or bf16, for everybody.")] = "f32",
-    rounds: Annotated[int, Parameter(help="Turns of each contender.")] = 5,
-    updates: Annotated[int, Parameter(help="Updates in a turn.")] = 3,
-    threads: Annotated[int | None, Parameter(help="Threads of each contender; default: torch's.")] = None,
-    recordings: Annotated[
-        Path | None, Parameter(help="N-MNIST recordings; default: nmnist-small.npz in ONWARD_DATA, else simulated.")
-    ] = None,
-    peers: Annotated[Path | None, Parameter(help="The peers' environment; default: .venv-peers.")] = None,
-    figure: Annotated[Path, Parameter(help="Where the picture of the ratios goes.")] = Path("runs/bench.svg"),
+    session: Session = Session(),
+    check: Annotated[bool, Parameter(negative="", help="Only check that all compute the same.")] = False,
     start_up: Annotated[bool, Parameter(negative="", help="Measure start-up times instead.")] = False,
     memory: Annotated[bool, Parameter(negative="", help="Measure memory over time steps instead.")] = False,
     kernel: Annotated[bool, Parameter(negative="", help="Measure each kernel instead.")] = False,
@@ -51,16 +58,14 @@ def bench(
     """
     check_checkout(ROOT)
     out = console(json)
-    folder = peers or ROOT / ".venv-peers"
     if start_up:
         found = _start_up(out)
     elif kernel:
         found = _kernels(out)
-    elif memory or workload == "memory":
-        found = _memory(out, _names(rule) if rule != ALL_RULES else None, folder, threads)
+    elif memory or session.workload == "memory":
+        found = _memory(out, session)
     else:
-        options = {"precision": precision, "rounds": rounds, "updates": updates, "threads": threads, "peers": folder}
-        found = _suite(out, _names(workload), _names(rule), recordings, options, figure)
+        found = _suite(out, session, check_only=check)
     emit(json, {**found, "environment": environment()})
 
 
@@ -87,32 +92,42 @@ def _kernels(out: Console) -> dict[str, Any]:
     return {"kernels": import_module("benchmarks.kernels").run(lambda line: out.print(escape(line)))}
 
 
-def _memory(out: Console, rules: list[str] | None, peers: Path, threads: int | None) -> dict[str, Any]:
+def _memory(out: Console, session: Session) -> dict[str, Any]:
     measure = import_module("benchmarks.memory")
-    return {"memory": measure.report(rules or measure.RULES, peers=peers, threads=threads, say=_speaker(out))}
+    rules = _names(session.rule) if session.rule else measure.RULES
+    return {"memory": measure.report(rules, peers=session.peers, threads=session.threads, say=_speaker(out))}
 
 
-def _suite(
-    out: Console,
-    workloads: list[str],
-    rules: list[str],
-    recordings: Path | None,
-    options: dict[str, Any],
-    figure: Path,
-) -> dict[str, Any]:
-    suite, work = import_module("benchmarks.suite"), import_module("benchmarks.workloads")
-    import_module("benchmarks.ours").check_precision(options["precision"])
-    known = work.workloads(work.recordings_file(recordings))
-    plan = suite.Plan([work.named(name, known) for name in workloads], suite.our_rules(rules), **options)
-    results = suite.run(plan, _speaker(out))
-    out.print(_table([*results.rows, *results.peers]))
+def _suite(out: Console, session: Session, *, check_only: bool) -> dict[str, Any]:
+    suite = import_module("benchmarks.suite")
+    results = suite.run(_plan(session, check_only), _speaker(out))
+    if results.rows:
+        out.print(_table([*results.rows, *results.peers]))
     for row in results.rows:
         if row["noise"]:
             out.print(f"{row['workload']} {row['rule']}: {escape(row['noise'])}", soft_wrap=True)
-    drawn = _draw(figure, suite.labels(results.rows))
+    drawn = _draw(session.figure, suite.labels(results.rows))
     if drawn:
         out.print(f"The picture is {drawn}", soft_wrap=True)
     return {**asdict(results), "figure": drawn}
+
+
+def _plan(session: Session, check_only: bool) -> Any:
+    suite, work = import_module("benchmarks.suite"), import_module("benchmarks.workloads")
+    import_module("benchmarks.ours").check_precision(session.precision)
+    if min(session.rounds, session.updates) < 1:
+        raise ConfigError(f"{session.rounds} rounds of {session.updates} updates were given; at least 1 of 1 is needed")
+    known = work.workloads(work.recordings_file(session.recordings))
+    return suite.Plan(
+        [work.named(name, known) for name in _names(session.workload)],
+        suite.our_rules(_names(session.rule) if session.rule else list(suite.RULES)),
+        session.precision,
+        session.rounds,
+        session.updates,
+        threads=session.threads,
+        peers=session.peers,
+        check_only=check_only,
+    )
 
 
 def _speaker(out: Console) -> Any:
