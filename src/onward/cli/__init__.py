@@ -46,6 +46,11 @@ app.command(
     name="doctor",
     help="Show what this machine has: versions, kernels, data, caches.",
 )
+app.command(
+    "onward.cli.bench:bench",
+    name="bench",
+    help="Measure speed and memory, beside other libraries where they are installed.",
+)
 _data = App(name="data", help="Data sets.")
 _data.command("onward.cli.data:list_data", name="list", help="List the data sets and where they are.")
 app.command(_data)

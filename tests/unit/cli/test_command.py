@@ -49,14 +49,14 @@ def test_help_imports_no_torch(argv: list[str]) -> None:
 
 def test_every_command_can_be_imported() -> None:
     commands = [name for name in app if not name.startswith("-")]
-    assert {"train", "eval", "compare", "rules", "data", "doctor"} <= set(commands)
+    assert {"train", "eval", "compare", "rules", "data", "doctor", "bench"} <= set(commands)
     assert all(isinstance(app[name], App) for name in commands)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor"))
+    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor", "bench"))
 
 
 def test_help_of_train_lists_fields_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,3 +236,25 @@ def test_ctrl_c_saves_and_exits_130(flags: list[str]) -> None:
     assert summary["run"] in err
     assert list(Path(summary["run"]).glob("checkpoints/step-*/COMMIT"))
     assert not (Path(summary["run"]) / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--workload", "evnt"], "did you mean 'event'"),
+        (["--rule", "otttt"], "did you mean 'ottt'"),
+        (["--precision", "bf16"], "--precision bf16 was given"),
+        (["--rounds", "0"], "at least 1"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_measure(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *argv]) == USER_ERROR
+    assert words in capsys.readouterr().err
+
+
+def test_bench_of_kernels_ends_with_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import kernels
+
+    monkeypatch.setattr(kernels, "CASES", kernels.CASES[:1])
+    assert main(["bench", "--kernel", "--json"]) == 0
+    assert last_line(capsys.readouterr().out)["kernels"][0]["equal"]
