@@ -19,9 +19,10 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+PEERS := .venv-peers/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format bench lock clean
+.PHONY: help venv demo test test-slow lint format peers bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -46,11 +47,13 @@ format: $(DEV) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV) ## measure speed and memory
-	$(BIN)/python -m benchmarks $(ARGS)
+peers: $(PEERS) ## build .venv-peers: other libraries, for `make bench` to compare with
 
-clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) .venv-lock build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+bench: $(RUNTIME) ## measure speed and memory, beside the peers where .venv-peers stands
+	$(BIN)/onward bench $(ARGS)
+
+clean: ## remove .venv and .venv-peers, caches and builds; runs/ stays
+	rm -rf $(VENV) .venv-lock .venv-peers build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(CREATED):
@@ -76,6 +79,16 @@ $(RUNTIME): requirements.lock pyproject.toml $(CREATED)
 $(DEV): requirements-dev.lock $(RUNTIME)
 	@echo "Installing the tools for tests and checks into $(VENV): under a minute."
 	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check -qq install
+
+$(PEERS): benchmarks/peers/requirements.txt benchmarks/peers/libraries.txt $(CREATED)
+	@echo "Installing SpikingJelly, snnTorch and Norse into .venv-peers: about a minute besides fetching torch."
+	@$(BIN)/python -m venv --clear .venv-peers
+	@$(if $(TORCH_INDEX),$(PEERS_PIP) --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.lock)",:)
+	@$(PEERS_PIP) -r benchmarks/peers/requirements.txt
+	@$(PEERS_PIP) --no-deps -r benchmarks/peers/libraries.txt
 	@touch $@
 
 # One resolution of pyproject.toml for everybody, made with the CPU build of torch: pip adds what other builds need.

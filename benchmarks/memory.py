@@ -1,81 +1,81 @@
-"""Memory over the number of time steps: peak bytes above parameters, by rule and T.
+"""Memory over the number of time steps: peak bytes above parameters, by contender and T.
 
-    python -m benchmarks.memory [--rules ottt sltt opzo bptt] [--steps 16 64 256 1024] [--json]
+    python -m benchmarks.memory [--rules ottt sltt opzo] [--steps 16 64 256 1024] [--json]
 
-The network is 2312-800-800-10 with a batch of 64, the input made chunk by chunk so that it needs no memory of its own.
-Each figure is a process of its own: what torch's allocator held at most while one mini-batch was learned, chunks of 8.
+The event network, 2312-800-800-10 with a batch of 64, on random events. Each figure is a process of its own: what
+torch's allocator held at most while one mini-batch was learned, beyond what it held before. The input was there before.
+Onward takes chunks of 8 steps. The same meter, `benchmarks.peers.protocol.peak_bytes`, runs in every process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import torch
-from torch import Tensor
+from benchmarks.contenders import PEERS, PEERS_FOLDER, Entrant, WorkerFailed, installed, start
+from benchmarks.suite import our_rules
+from benchmarks.workloads import memory_workload
 
-import onward
-from onward.train.memory import meter
+RULES, STEPS = ["ottt", "opzo", "sltt"], [16, 64, 256, 1024]
+CHUNK = 8
 
-FEATURES, BATCH, CHUNK = (2312,), 64, 8
-RULES, STEPS = ["ottt", "sltt", "opzo"], [16, 64, 256, 1024]
-
-
-class Noise(onward.Sequence):
-    """Sparse random events, made when a chunk is read."""
-
-    def __init__(self, steps: int):
-        self.steps, self.batch, self.features = steps, BATCH, FEATURES
-
-    def chunk(self, start: int, stop: int) -> Tensor:
-        """See `Sequence.chunk`."""
-        generator = torch.Generator().manual_seed(start)
-        return (torch.rand(stop - start, BATCH, *FEATURES, generator=generator) < 0.04).float()
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Noise:
-        """See `Sequence.to`."""
-        return self
+Say = Callable[[str], None]
 
 
-def peak(name: str, steps: int) -> int:
-    """Peak bytes of one mini-batch of ``steps`` time steps, gradients included, in this process."""
-    net = onward.models.build({"name": "mlp", "hidden": [800, 800]}, FEATURES, 10, onward.LIF)
-    objective, draws, sink = onward.PerStep(onward.CrossEntropy()), onward.KeyedDraws(0), onward.GradSink(net)
-    rule = onward.rules.build(name)
-    rule.bind(net, objective, Noise(CHUNK), draws)
-    y = torch.arange(BATCH) % 10
-
-    def learn(steps: int) -> None:
-        onward.run_sequence(net, rule, objective, Noise(steps), y, sink, draws=draws, chunk=CHUNK)
-        sink.flush()
-        net.zero_grad()
-
-    learn(CHUNK)
-    with meter("cpu") as measured:
-        learn(steps)
-    return measured.peak_bytes
+def measured(entrant: Entrant, steps: int, peers: Path, threads: int | None) -> int:
+    """Peak bytes of one mini-batch; the first one, which sets things up, is not metered."""
+    with TemporaryDirectory() as folder, start(entrant, peers) as worker:
+        worker.build(memory_workload(steps).task(Path(folder), batches=1), threads, "f32")
+        worker.ask("step", count=1)
+        return worker.ask("memory")["peak_bytes"]
 
 
-def measured(name: str, steps: int) -> dict:
-    """One row: the peak in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--one", name, str(steps)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {"rule": name, "steps": steps, "peak_bytes": int(said)}
-
-
-def report(rules: list[str], steps: list[int]) -> list[dict]:
-    """Measures and prints every rule and T; returns the rows."""
+def report(
+    rules: Sequence[str] = RULES,
+    steps: Sequence[int] = STEPS,
+    peers: Path = PEERS_FOLDER,
+    threads: int | None = None,
+    say: Say = lambda line: print(line, file=sys.stderr, flush=True),
+) -> list[dict[str, Any]]:
+    """Measures every contender at every T, smallest first; peers under back-propagation through time."""
+    through_time = [peer for peer in PEERS if peer.rule == "bptt"] if installed(peers) else []
     rows = []
-    for name in rules:
-        first = None
-        for count in steps:
-            rows.append(row := measured(name, count))
-            first = first or row["peak_bytes"]
-            megabytes, ratio = row["peak_bytes"] / 1e6, row["peak_bytes"] / first
-            print(f"{name:8} T {count:6d}  {megabytes:8.1f} MB  ratio {ratio:.3f}", file=sys.stderr, flush=True)
+    for count in steps:
+        for entrant in (*through_time, *our_rules(rules, CHUNK)):
+            try:
+                rows.append(row := _row(entrant, count, measured(entrant, count, peers, threads), rows))
+                say(line(row))
+            except WorkerFailed as failure:
+                say(f"{failure}; left out")
     return rows
+
+
+def _row(entrant: Entrant, steps: int, peak: int, before: list[dict[str, Any]]) -> dict[str, Any]:
+    first = next((row["peak_bytes"] for row in before if row["contender"] == entrant.label), peak)
+    rivals = [row["peak_bytes"] for row in before if row["steps"] == steps and row["library"] != entrant.library]
+    least = min(rivals, default=None) if entrant.library == "onward" else None
+    return {
+        "contender": entrant.label,
+        "library": entrant.library,
+        "rule": entrant.rule,
+        "steps": steps,
+        "peak_bytes": peak,
+        "growth": peak / first,
+        "least_peer_over_ours": least and least / peak,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in words."""
+    over = row["least_peer_over_ours"]
+    against = f"  least peer takes {over:.1f} times as much" if over else ""
+    growth = f"{row['growth']:.2f} times that at the first T"
+    return f"T {row['steps']:5d}  {row['contender']:28} {row['peak_bytes'] / 1e6:9.1f} MB  {growth}{against}"
 
 
 def main() -> None:
@@ -84,11 +84,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="*", default=RULES)
     parser.add_argument("--steps", nargs="*", type=int, default=STEPS)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--one", nargs=2, metavar=("RULE", "T"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.one:
-        print(peak(asked.one[0], int(asked.one[1])))
-        return
     rows = report(asked.rules, asked.steps)
     if asked.json:
         print(json.dumps(rows))

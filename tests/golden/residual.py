@@ -24,6 +24,9 @@ from onward.core.containers import Residual
 _SHORTCUT = re.compile(r"(?:^|[._])(?:shortcut|downsample|down|skip|proj|projection|sc)\d*(?:$|[._])")
 
 
+_KIND = re.compile(r"[._]?(?:conv|fc|linear|lin)\d*$")
+
+
 _LAST = re.compile(r"(?:^|[._])(?:final|last|out|head|end|post)(?:$|[._\d])")
 
 
@@ -42,8 +45,9 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 
 
 def placed(name: str) -> tuple[int, list[tuple[int, int | str]]]:
-    """A sort key for neurons and norms: a stem's come first, those that a name calls last come last."""
-    return (0 if "stem" in name else 2 if _LAST.search(name) else 1), natural(name)
+    """A sort key for neurons and norms: a stem's come first, those that a name calls last or does not number last."""
+    last = _LAST.search(name) or not re.search(r"\d", name)
+    return (0 if "stem" in name else 2 if last else 1), natural(name)
 
 
 def blocks_of(params: Mapping[str, Tensor]) -> dict[str, Block]:
@@ -52,7 +56,7 @@ def blocks_of(params: Mapping[str, Tensor]) -> dict[str, Block]:
     for label in _labels(params):
         match = _SHORTCUT.search(label)
         if match:
-            prefix = re.sub(r"[._]$", "", label[: match.start()])
+            prefix = re.sub(r"[._]$", "", _KIND.sub("", label[: match.start()]))
             found.setdefault(prefix, Block()).shortcut.append(label)
             continue
         prefix, _, _ = re.sub(r"_(?=[a-z]+\d*$)", ".", label).rpartition(".")
@@ -172,7 +176,7 @@ def _is_norm(params: Mapping[str, Tensor], label: str) -> bool:
 def _flat_blocks(trial: Trial, labels: list[str]) -> tuple[dict[str, Block], list[str]]:
     """Blocks of two in a flat list: stem, conv, conv, ..., head; every other norm but the last belongs to them too."""
     shortcuts = [label for label in labels if _SHORTCUT.search(label)]
-    norms = [label for label in labels if label not in shortcuts and _is_norm(trial.params, label)]
+    norms = sorted((n for n in labels if n not in shortcuts and _is_norm(trial.params, n)), key=placed)
     synapses = [label for label in labels if label not in (*shortcuts, *norms)]
     stem, _, head = _ends(trial, synapses)
     inner = [label for label in synapses if label not in (*stem, head)]

@@ -30,6 +30,18 @@ NAMES = {
     "dotted": {"stem": "stem", "bn": "bn", "lif": "lif", "fc": "fc", **_blocks("block{}.{}")},
     "authors": {"stem": "conv1", "bn": "bn1", "lif": "relu1", "fc": "linear", **_blocks("layer{}.0.{}", "relu")},
     "underscored": {"stem": "stem", "bn": "bn_f", "lif": "lif_f", "fc": "fc", **_blocks("b{}_{}")},
+    "joined": {
+        "stem": "stem",
+        "bn": "bn",
+        "lif": "lif",
+        "fc": "fc",
+        **_blocks("block{}.{}"),
+        "2shortcut": "block2.conv_sc",
+    },
+    "numbered": {
+        **{"stem": "conv", "bn": "bn", "lif": "lif", "fc": "fc", "2shortcut": "shortcut2"},
+        **{f"{b}{kind}{i}": f"{kind}{b}_{i}" for b in (1, 2) for kind in ("bn", "conv", "lif") for i in (1, 2)},
+    },
     "flat": {
         **{"stem": "conv0", "bn": "bn5", "lif": "lif5", "fc": "fc", "2shortcut": "shortcut2"},
         **{f"{b}{kind}{i}": f"{kind}{2 * b - 2 + i}" for b in (1, 2) for kind in ("bn", "conv", "lif") for i in (1, 2)},

@@ -146,6 +146,19 @@ def test_wide_spike_maps_are_pooled_to_four_by_four():
     assert torch.allclose(taught.grads["0.bias"], post.sum((0, 1, 3, 4)), atol=1e-14)
 
 
+@pytest.mark.parametrize("local", ["ll", "ll-igl"])
+def test_the_pooling_of_local_readouts_is_an_option(local):
+    """Open choice 9 of section 5.13: maps are averaged to at most ``pool`` x ``pool``."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 3, 3, padding=1), LIF(), nn.Conv2d(3, 2, 3, padding=1), LIF()]
+    net = Network(nn.Sequential(*body, nn.Flatten(), nn.Linear(50, 4))).double()
+    x = Static(2 * torch.randn(5, 1, 5, 5, dtype=torch.float64), 3)
+    for pool, side in ((1, 1), (2, 2), (8, 5)):
+        bench = Bench(net, x, "dfa", "sltt", {"name": local, "pool": pool})
+        assert probes(bench).probe(net.hidden[0]).weight.shape == (4, 3 * side * side)
+        bench.learn(y=LABELS)
+
+
 def test_t39_an_intermediate_readout_equal_to_the_output_learns_the_same_feedback():
     """T-39: IGL at the last hidden layer with R = W^N: M^{l,k} and M^l receive identical increments, since r~ carries
     the layer's noise as o~ does."""

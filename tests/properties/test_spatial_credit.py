@@ -233,6 +233,13 @@ def _mirror_noise(bench: Bench) -> None:
             bench.force(layer, torch.randn(size, 4, generator=torch.Generator().manual_seed(layer)).double())
 
 
+@pytest.mark.parametrize(("delay", "said"), [(0, False), (5, False), (6, True)])
+def test_t40_errors_that_never_arrive_are_told_of(delay, said):
+    """T-40: with a delay of T steps or more the hidden layers learn nothing, which a warning says."""
+    bench = Bench(dense([9, 8, 4]), the_input(), "dfa", REFERENCE, options={"error_delay": delay})
+    assert any("hidden layers learn nothing" in text for text in bench.rule.warnings()) is said
+
+
 def test_t40_a_late_error_meets_the_trace_and_slope_of_its_arrival():
     """T-40: dW = sum_t (B e[t - D]) psi(u[t] - V) a[t]^T, by hand for D = 2, in chunks of any size."""
     net = dense([9, 8, 4])

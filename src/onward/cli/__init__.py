@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnknownCommandError
@@ -19,11 +21,20 @@ app = App(
     help="Trains spiking neural networks forward in time. Start with: onward train",
 )
 app.command("onward.cli.train:train", name="train", help="Train a network and test it.", help_flags=[])
-app.command("onward.cli.evaluate:evaluate", name="eval", help="Test a trained network, on its own or other data.")
+app.command(
+    "onward.cli.evaluate:evaluate",
+    name="eval",
+    help="Test a trained network, on its own or other data.\n\n"
+    "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`.",
+    usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.split S] [--data.FIELD VALUE ...] [--json]",
+)
 app.command(
     "onward.cli.compare:compare",
     name="compare",
-    help="Train several learning rules and show them side by side.",
+    help="Train several learning rules and show them side by side.\n\n"
+    "Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST. "
+    "Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone.",
+    usage="Usage: onward compare [RECIPE.toml] [--rules NAME,NAME] [--FIELD VALUE ...] [--json]",
 )
 app.command(
     "onward.cli.rules:rules",
@@ -35,6 +46,11 @@ app.command(
     name="doctor",
     help="Show what this machine has: versions, kernels, data, caches.",
 )
+app.command(
+    "onward.cli.bench:bench",
+    name="bench",
+    help="Measure speed and memory, beside other libraries where they are installed.",
+)
 _data = App(name="data", help="Data sets.")
 _data.command("onward.cli.data:list_data", name="list", help="List the data sets and where they are.")
 app.command(_data)
@@ -44,17 +60,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 2 after an error of the user's, 130 after Ctrl-C."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with plain_warnings():
+            code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnknownCommandError as error:
         return _refuse(UnknownName("command", error.unused_tokens[0] if error.unused_tokens else "", _commands(error)))
     except (OnwardError, CycloptsError) as error:
         return _refuse(error)
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse(
+            "there is not enough memory; use a smaller model, --train.batch-size or --train.chunk "
+            f"({str(error).strip().splitlines()[0]})"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return code or 0
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows warnings as a line for people, without file and source."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        print(f"onward: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Also for torch's own errors: of class OutOfMemoryError on CUDA, a plain RuntimeError on the CPU."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in ("allocate memory", "out of memory"))
 
 
 def _refuse(error: Exception | str) -> int:

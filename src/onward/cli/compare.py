@@ -29,7 +29,7 @@ def compare(
 ) -> int:
     """Trains the same network with several learning rules: one table, one picture.
 
-    Everything else is as in `onward train`, a recipe and flags included; without them, a few epochs of MNIST.
+    Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST.
     """
     configs = configurations(rules, tokens)
     out = console(json)
@@ -47,11 +47,21 @@ def configurations(names: str, tokens: tuple[str, ...]) -> dict[str, RunConfig]:
     if not labels or len(set(labels)) < len(labels):
         raise ConfigError(f"--rules: {names!r} was given; expected different rules, such as bp,dfa,opzo")
     base = parse_tokens(tokens, parse_tokens(BRIEF))
-    return {label: base.model_copy(update={"rule": _rule(label)}) for label in labels}
+    flags = [token for token in tokens if token.partition("=")[0] == "--rule" or token.startswith("--rule.")]
+    if flags and base.rule.name not in labels:
+        raise ConfigError(
+            f"{flags[0]} is about rule {base.rule.name!r}, which is not compared; add it to --rules, or leave it out"
+        )
+    return {label: base.model_copy(update={"rule": _rule(label, base.rule)}) for label in labels}
 
 
-def _rule(label: str) -> Choice:
-    """The rule of that name, else OTTT's traces with the spatial credit of that name (``bp`` is no rule by itself)."""
+def _rule(label: str, given: Choice) -> Choice:
+    """The rule of that name, with the options ``given`` for it.
+
+    Else OTTT's traces with the spatial credit of that name (``bp`` is no rule by itself).
+    """
+    if label == given.name:
+        return given
     grid = label in spatials.names() and label not in registry.names()
     return registry.parse({"name": "ottt", "spatial": label} if grid else label)
 

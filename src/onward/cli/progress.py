@@ -113,7 +113,8 @@ class View(ABC):
 
     def heading(self) -> str:
         """The run in a line."""
-        return f"{self.start.title}: {self.start.parameters:,} parameters, {self.start.epochs} epochs"
+        epochs = f"{self.start.epochs} epoch{'' if self.start.epochs == 1 else 's'}"
+        return f"{self.start.title}: {self.start.parameters:,} parameters, {epochs}"
 
 
 class Lines(View):

@@ -11,6 +11,7 @@ from rich.padding import Padding
 
 from onward.cli.output import Json, console, emit
 from onward.core.registry import Entry, Registry
+from onward.core.rule import LearningRule
 from onward.credit import locals_, spatials, temporals
 from onward.rules import rules as registry
 
@@ -20,7 +21,7 @@ UNKNOWN = "not stated"
 def rules(*, json: Json = False) -> None:
     """Lists every learning rule and every choice of the credit grid: meaning, needs, source."""
     out = console(json)
-    listed = {"rules": list(_rules()), **{key: list(_choices(grid)) for key, grid in GRID.items()}}
+    listed = {"rules": list(_rules()), **{axis: list(_choices(axis, grid)) for axis, grid in GRID.items()}}
     for title, lines in listed.items():
         out.print(f"[bold]{title}[/bold]")
         for line in lines:
@@ -30,34 +31,30 @@ def rules(*, json: Json = False) -> None:
 
 
 GRID: dict[str, Registry] = {"temporal": temporals, "spatial": spatials, "local": locals_}
+PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 
 
 def _rules() -> Iterator[dict[str, Any]]:
     for name in registry.names():
-        traits = registry.build(name).traits
-        needs = {
-            "memory": traits.memory,
-            "backward": traits.backward,
-            "weight_transport": traits.weight_transport,
-        }
-        yield _described(registry.entry(name)) | needs
+        yield _described(registry.entry(name), registry.build(name))
 
 
-def _choices(grid: Registry) -> Iterator[dict[str, Any]]:
+def _choices(axis: str, grid: Registry) -> Iterator[dict[str, Any]]:
+    """Each choice by itself: its needs are those of a rule whose other axes need nothing."""
     for name in grid.names():
-        yield _described(grid.entry(name))
+        yield _described(grid.entry(name), registry.build({**PLAIN, axis: name}))
 
 
-def _described(entry: Entry) -> dict[str, Any]:
+def _described(entry: Entry, rule: LearningRule) -> dict[str, Any]:
+    traits = rule.traits
+    needs = {"memory": traits.memory, "backward": traits.backward, "weight_transport": traits.weight_transport}
     facts = {key: entry.facts.get(key, UNKNOWN) for key in ("paper", "published", "inferred")}
-    return {"name": entry.name, "meaning": entry.summary, **facts}
+    return {"name": entry.name, "meaning": entry.summary, **needs, **facts}
 
 
 def _show(out: Console, line: dict[str, Any]) -> None:
     out.print(f"  [bold cyan]{line['name']}[/bold cyan]  {escape(line['meaning'])}")
-    needs = ""
-    if "memory" in line:
-        transport = "needs weight transport" if line["weight_transport"] else "no weight transport"
-        needs = f"memory {line['memory']} in time steps; {transport}. "
+    transport = "needs weight transport" if line["weight_transport"] else "no weight transport"
+    needs = f"memory {line['memory']} in time steps; {transport}. "
     source = f"Paper: {line['paper']}. Published: {line['published']}. Inferred: {line['inferred']}."
     out.print(Padding(escape(needs + source), (0, 0, 0, 6)))

@@ -110,6 +110,11 @@ def kind_of(name: str, module: nn.Module) -> Kind:
         return Kind.DROPOUT
     if isinstance(module, Delay):
         return Kind.DELAY
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
+        raise UnsupportedModule(
+            f"{name or 'the network'} is {type(module).__name__}, which is more than one map of its input; use "
+            "synapses such as nn.Linear with neurons between them, and Recurrent for a layer that hears itself"
+        )
     if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | _InstanceNorm):
         return Kind.GLUE
     own = list(module.parameters(recurse=False))

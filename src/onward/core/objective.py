@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -243,7 +243,7 @@ class LossOptions(Choice):
 class ReadoutOptions(LossOptions):
     """Options of a readout objective."""
 
-    reduce: str = Field("mean", pattern="^(mean|sum|max)$", description="how outputs over time become one vector")
+    reduce: Literal["mean", "sum", "max"] = Field("mean", description="how outputs over time become one vector")
 
 
 def _loss(choice: LossOptions) -> Loss:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Choice(BaseModel):
     """Options of one named choice: frozen, no unknown fields, every field described."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="which entry of the registry these options belong to")
 

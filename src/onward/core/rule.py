@@ -61,6 +61,15 @@ class Lesson:
             self.context.watch(record)
 
 
+def check_input(x: object) -> None:
+    """Raises `ShapeError` for anything but a sequence, such as a plain tensor."""
+    if not isinstance(x, Sequence):
+        raise ShapeError(
+            f"a {type(x).__name__} was given as input; expected a sequence: onward.Static(x, steps) for still samples "
+            "[batch, ...], onward.Frames(x) for [time, batch, ...]"
+        )
+
+
 class LearningRule(nn.Module, ABC):
     """Turns a sequence into deposits.
 
@@ -84,10 +93,11 @@ class LearningRule(nn.Module, ABC):
         ``sample`` is a mini-batch (or one sample) as training will see it. Raises `ObjectiveMismatch` or
         `TopologyMismatch` with the way out.
         """
+        check_input(sample)
         if self.traits.per_step_error and not objective.per_step:
             raise ObjectiveMismatch(
-                f"{type(self).__name__} needs an error at every step (trait per_step_error), and a readout objective "
-                "has one at the end only; choose objective 'per-step' or 'tet', or rule 'bptt'"
+                "this rule needs an error at every step (trait per_step_error), and a readout objective has one at the "
+                "end only; choose objective 'per-step' or 'tet', or rule 'bptt'"
             )
         if not net.synapses:
             raise TopologyMismatch("the network has no weights to learn; expected a synapse such as nn.Linear")

@@ -13,7 +13,7 @@ from onward.core.errors import ShapeError, TopologyMismatch
 from onward.core.interpret import Forward, Record, evaluating, run_walk
 from onward.core.network import Network
 from onward.core.objective import Objective
-from onward.core.rule import LearningRule, Lesson
+from onward.core.rule import LearningRule, Lesson, check_input
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
@@ -41,8 +41,10 @@ class Rates:
     def __call__(self, record: Record) -> None:
         """Adds a chunk."""
         self._steps += len(record.out)
-        for index, firing in record.firings.items():
-            name = record.net.nodes[index].name
+        for node in record.net.neurons:
+            if not node.module.spiking:
+                continue
+            firing, name = record.firings[node.index], node.name
             rate = (firing.out > 0).float().mean() * len(record.out)
             self._sums[name] = self._sums.get(name, rate.new_zeros(())) + rate
 
@@ -73,6 +75,7 @@ def run_sequence(
     this process holds a part of it. ``after_step`` (flush and update) makes the schedule online: chunks of one step.
     Memory O(chunk) in addition to what the rule's traits say. Afterwards call ``sink.flush()``.
     """
+    check_input(x)
     chunk = fit_chunk(net, rule, x.steps if chunk is None else chunk, online=after_step is not None)
     rule.check(net, x, chunk)
     ids = torch.arange(x.batch) if ids is None else ids
@@ -106,6 +109,7 @@ def evaluate(
     watch: Callable[[Record], None] | None = None,
 ) -> Outcome:
     """Runs ``net`` in evaluation mode on a mini-batch: no noise, no dropout, no gradient, nothing kept."""
+    check_input(x)
     evidence, running = None, torch.zeros(())
     with evaluating(net):
         for out in outputs(net, x, chunk=chunk or x.steps, watch=watch):

@@ -1,7 +1,7 @@
 """Local credit: linear readouts of hidden layers with losses of their own.
 
 *LL* (local learning): r^l[t] = R^l s^l[t] + c^l, the run's loss on r^l, credit eta (R^l)^T e_loc^l at layer l and
-nowhere else; R^l learns from e_loc^l (s^l)^T. Spike maps are average-pooled to at most 4 x 4 first.
+nowhere else; R^l learns from e_loc^l (s^l)^T. Spike maps are average-pooled first, to at most 4 x 4 by default.
 *IGL* (intermediate global learning) in addition lets the readout of a middle layer k teach the layers below it,
 through the same spatial credit that serves the network's output.
 
@@ -29,8 +29,6 @@ from onward.core.signal import dense
 from onward.core.sink import Sink
 from onward.credit.base import Head, Local, Port, locals_
 
-POOLED = 4
-
 
 class NoLocal(Local):
     """Nothing is added."""
@@ -48,26 +46,25 @@ class NoLocal(Local):
         return []
 
 
-class Probe(nn.Module):
-    """A local readout: pooling, then a linear map."""
+def pooled(spikes: Tensor, side: int) -> Tensor:
+    """Spikes ``[R, ...]`` as rows ``[R, n]``; maps average-pooled to at most ``side`` x ``side``."""
+    if spikes.dim() == 4 and max(spikes.shape[2:]) > side:
+        spikes = F.adaptive_avg_pool2d(spikes, (min(side, spikes.shape[2]), min(side, spikes.shape[3])))
+    return spikes.flatten(1)
 
-    def __init__(self, size: Size, classes: int, weight: Tensor):
+
+class Probe(nn.Module):
+    """A local readout: average pooling of maps to at most ``side`` x ``side``, then a linear map."""
+
+    def __init__(self, side: int, classes: int, weight: Tensor):
         super().__init__()
-        self.size = size
+        self.side = side
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(classes))
 
-    @staticmethod
-    def pooled(spikes: Tensor) -> Tensor:
+    def pooled(self, spikes: Tensor) -> Tensor:
         """Rows ``[R, n]`` that the readout reads."""
-        if spikes.dim() == 4 and max(spikes.shape[2:]) > POOLED:
-            spikes = F.adaptive_avg_pool2d(spikes, (min(POOLED, spikes.shape[2]), min(POOLED, spikes.shape[3])))
-        return spikes.flatten(1)
-
-    @staticmethod
-    def width(size: Size) -> int:
-        """Inputs of the readout of a layer of shape ``size``."""
-        return Probe.pooled(torch.empty(1, *size)).shape[1]
+        return pooled(spikes, self.side)
 
     def read(self, spikes: Tensor) -> Tensor:
         """r = R s + c on ``[K, B, ...]``."""
@@ -85,9 +82,9 @@ class LocalLearning(Local):
 
     stochastic = True
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: float = 1.0, pool: int = 4):
         super().__init__()
-        self.weight = weight
+        self.weight, self.pool = weight, pool
         self.probes = nn.ModuleDict()
 
     def allocate(self, net: Network, sizes: dict[int, Size], classes: int, draws: Draws) -> list[Port]:
@@ -95,10 +92,10 @@ class LocalLearning(Local):
         one = torch.zeros(1, dtype=torch.int64)
         self.probes.clear()
         for node in net.hidden:
-            n = Probe.width(sizes[node.index])
+            n = pooled(torch.empty(1, *sizes[node.index]), self.pool).shape[1]
             key = Key("probe", node.name, 0)
             u = draws.draw(Uniform(), key, one, torch.arange(classes), (n,), torch.zeros(()))[0]
-            self.probes[str(node.index)] = Probe(sizes[node.index], classes, (2 * u - 1) / sqrt(n))
+            self.probes[str(node.index)] = Probe(self.pool, classes, (2 * u - 1) / sqrt(n))
         return []
 
     def look(self, record: Record, y: Tensor, objective: Objective, sink: Sink) -> dict[int, Tensor]:
@@ -135,9 +132,9 @@ class IntermediateGlobal(Local):
 
     stochastic = True
 
-    def __init__(self, weight: float = 1.0, position: int | None = None):
+    def __init__(self, weight: float = 1.0, position: int | None = None, pool: int = 4):
         super().__init__()
-        self.ll = LocalLearning(weight)
+        self.ll = LocalLearning(weight, pool)
         self.position = position
         self._ports: list[tuple[Node, Port]] = []
 
@@ -176,6 +173,7 @@ class LocalOptions(Choice):
     """Options of local learning."""
 
     weight: float = Field(1.0, ge=0, description="weight eta of local credit beside global credit")
+    pool: int = Field(4, ge=1, description="local readouts of maps read averages over at most this many by this many")
 
 
 class IntermediateOptions(LocalOptions):
@@ -191,18 +189,24 @@ _FACTS = {
     "published": "idea and results",
     "inferred": "weight, pooling, position",
 }
-locals_.register("none", Choice, lambda choice: NoLocal(), "no local credit")
+locals_.register(
+    "none",
+    Choice,
+    lambda choice: NoLocal(),
+    "no local credit",
+    facts={"paper": "none needed", "published": "every rule's results but those with LL", "inferred": "none"},
+)
 locals_.register(
     "ll",
     LocalOptions,
-    lambda c: LocalLearning(c.weight),
-    "a linear readout at every hidden layer",
+    lambda c: LocalLearning(c.weight, c.pool),
+    "a linear readout at every hidden layer, whose own transpose carries the local error",
     facts=_FACTS,
 )
 locals_.register(
     "ll-igl",
     IntermediateOptions,
-    lambda c: IntermediateGlobal(c.weight, c.position),
+    lambda c: IntermediateGlobal(c.weight, c.position, c.pool),
     "local readouts, one of which also teaches the layers below it",
     facts=_FACTS,
 )

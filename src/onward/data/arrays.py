@@ -14,6 +14,9 @@ from onward.core.errors import DataError, ShapeError
 from onward.core.sequence import Frames, Sequence, Static
 from onward.data.dataset import Batch, Dataset
 
+MOST_CLASSES = 100_000
+"""Labels beyond are taken for a mistake, such as identifiers, unless the number of classes is given."""
+
 
 class Layout(ABC):
     """How the axes of one stored sample are read."""
@@ -132,7 +135,7 @@ class ArrayDataset(Dataset):
         if len(self.x) != len(self.y):
             raise DataError(f"{name}: x has {len(self.x)} samples but y has {len(self.y)} labels; expected as many")
         self.name = name
-        self.classes = classes or int(self.y.max()) + 1
+        self.classes = classes or counted_classes(int(self.y.max()), name)
         self.features = self.layout.features(tuple(self.x.shape[1:]))
         self.steps = self.layout.steps(tuple(self.x.shape[1:]))
         self.scale = scale or unit_scale(self.x)
@@ -222,6 +225,16 @@ def checked_labels(y: ArrayLike | Tensor, classes: int | None, name: str) -> Ten
     if classes is not None and high >= classes:
         raise DataError(f"{name}: y holds the label {high}, but there are {classes} classes (0 to {classes - 1})")
     return tensor
+
+
+def counted_classes(largest: int, name: str) -> int:
+    """How many classes labels up to ``largest`` make; `DataError` where they are hardly class numbers."""
+    if largest >= MOST_CLASSES:
+        raise DataError(
+            f"{name}: the largest label is {largest}, which would make {largest + 1:,} classes; number the classes "
+            "from 0, or say how many there are (--data.classes N)"
+        )
+    return largest + 1
 
 
 def _tensor(values: ArrayLike | Tensor, name: str, what: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from onward.core.errors import DataError
 from onward.core.registry import Choice
-from onward.data.arrays import ArrayDataset, FramesLayout, Layout, Scale, StaticLayout
+from onward.data.arrays import ArrayDataset, FramesLayout, Layout, Scale, StaticLayout, counted_classes
 from onward.data.binning import Binary, Binning, ByDuration, Counts, FixedWidth, Reading, event_dataset
 from onward.data.choices import BinningFields, EventsChoice, FileChoice, HoldoutChoice
 from onward.data.dataset import Dataset, Split, Subset
@@ -77,7 +77,7 @@ def load_events(choice: EventsChoice) -> Split:
     """Recordings of the file's splits "train" and "test", or of a seeded hold-out where it has not both."""
     path = _path(choice)
     recordings = read_recordings(path, choice.height, choice.width)
-    classes = choice.classes or int(recordings.label.max()) + 1
+    classes = choice.classes or counted_classes(int(recordings.label.max()), str(path))
     if int(recordings.label.max()) >= classes:
         raise DataError(f"{path}: holds the label {recordings.label.max()}, but {classes} classes were given")
     parts = [

@@ -11,19 +11,34 @@ import lzma
 import zlib
 from collections.abc import Callable, Mapping
 from math import prod
+from os import SEEK_END
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
 from onward.core.errors import DataError
 
-_UNPACK: Mapping[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    "": lambda file: file,
-    ".gz": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
-    ".xz": lambda file: cast("IO[bytes]", lzma.LZMAFile(file)),  # noqa: SIM115 - the caller closes the file below
+
+class Packing(NamedTuple):
+    """How a file is compressed: its reader, and the bytes it ends with when it holds ``size`` bytes."""
+
+    unpack: Callable[[IO[bytes]], IO[bytes]]
+    ending: Callable[[int], bytes]
+
+
+_PLAIN = Packing(lambda file: file, lambda size: b"")
+_PACKINGS: Mapping[str, Packing] = {
+    "": _PLAIN,
+    ".gz": Packing(
+        lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)), lambda size: (size % 2**32).to_bytes(4, "little")
+    ),
+    ".xz": Packing(
+        lambda file: cast("IO[bytes]", lzma.LZMAFile(file)),  # noqa: SIM115 - the caller closes the file below
+        lambda size: b"YZ",
+    ),
 }
-SUFFIXES = tuple(_UNPACK)
+SUFFIXES = tuple(_PACKINGS)
 
 
 def read_idx(path: Path, rank: int) -> np.ndarray:
@@ -33,17 +48,26 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
     Raises `DataError` for a file that is truncated, longer than announced, of another type or rank, or unreadable.
     """
     try:
+        packing = _PACKINGS.get(path.suffix, _PLAIN)
         with path.open("rb") as packed:
-            file = _UNPACK.get(path.suffix, _UNPACK[""])(packed)
+            file = packing.unpack(packed)
             shape = _read_shape(file, path, rank)
             size = prod(shape)
             payload = _read_at_most(file, size + 1)
+            padded = not _ends_with(packed, packing.ending(4 + 4 * rank + size))
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read as IDX data ({error or type(error).__name__})") from None
     if len(payload) != size:
         came = "more" if len(payload) > size else f"only {len(payload):,}"
         raise DataError(f"{path}: the header announces {size:,} values {list(shape)}, but {came} follow")
+    if padded:
+        raise DataError(f"{path}: goes on after the end of its compressed data; expected nothing there")
     return np.frombuffer(payload, np.uint8).reshape(shape)
+
+
+def _ends_with(file: IO[bytes], ending: bytes) -> bool:
+    file.seek(-len(ending), SEEK_END)
+    return file.read() == ending
 
 
 def _read_at_most(file: IO[bytes], size: int) -> bytearray:

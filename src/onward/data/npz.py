@@ -23,7 +23,8 @@ def _opened(path: Path) -> Iterator[NpzFile]:
         try:
             archive = np.load(file, allow_pickle=False)
         except (BadZipFile, ValueError, OSError, EOFError) as error:
-            raise DataError(f"{path}: is no .npz file, or a truncated one ({_reason(error)})") from None
+            reason = "it does not begin like one" if "pickle" in str(error) else _reason(error)
+            raise DataError(f"{path}: is no .npz file, or a truncated one ({reason})") from None
         if not isinstance(archive, NpzFile):
             raise DataError(f"{path}: holds a single array; expected an .npz file written by numpy.savez")
         with archive:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+from annotated_types import Ge
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import nn
 
@@ -29,22 +30,33 @@ Norm = Annotated[
 ]
 
 
-class MLPOptions(Choice):
+class NetworkOptions(Choice):
+    """Options of every network."""
+
+    norm: Norm = "none"
+    readout_tau: float | None = Field(
+        None, ge=1, description="time constant in steps of a leaky readout; none: a readout without memory"
+    )
+
+    def stack(self, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Stack:
+        """An empty stack with these options."""
+        return Stack(features, classes, neuron, self.norm, self.readout_tau)
+
+
+class MLPOptions(NetworkOptions):
     """Options of a fully connected network."""
 
-    hidden: list[int] = Field([800, 800], description="units of the hidden layers")
+    hidden: list[Annotated[int, Ge(1)]] = Field([800, 800], description="units of the hidden layers; []: none")
     bias: bool = Field(True, description="whether the layers have biases")
-    norm: Norm = "none"
 
 
-class LayersOptions(Choice):
+class LayersOptions(NetworkOptions):
     """Options of a network given as a line of text."""
 
     spec: str = Field("128C3-AP2-256C3-AP2-FC", description="layers joined by '-', such as 128C3-AP2-256C3-AP2-FC")
-    norm: Norm = "none"
 
 
-class ConvOptions(Choice):
+class ConvOptions(NetworkOptions):
     """Options of a named convolutional network."""
 
     width: float = Field(1.0, gt=0, description="factor on the published numbers of filters")
@@ -58,7 +70,7 @@ class DeepConvOptions(ConvOptions):
 
 
 def _mlp(choice: MLPOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
-    stack = Stack(features, classes, neuron, choice.norm)
+    stack = choice.stack(features, classes, neuron)
     for units in choice.hidden:
         stack.spiking_linear(units)
     network = Network(stack.readout())
@@ -69,16 +81,16 @@ def _mlp(choice: MLPOptions, features: tuple[int, ...], classes: int, neuron: Ma
 
 
 def _layers(choice: LayersOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
-    return Network(build_layers(choice.spec, Stack(features, classes, neuron, choice.norm)))
+    return Network(build_layers(choice.spec, choice.stack(features, classes, neuron)))
 
 
 def _conv5(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     spec = _widened(CONV5, choice.width)
-    return Network(build_layers(spec, Stack(features, classes, neuron, choice.norm)))
+    return Network(build_layers(spec, choice.stack(features, classes, neuron)))
 
 
 def _conv9(choice: DeepConvOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
-    stack = Stack(features, classes, neuron, choice.norm)
+    stack = choice.stack(features, classes, neuron)
     for place, filters in enumerate((64, 128, 256, 256, 512, 512, 512, 512)):
         filters = max(1, round(filters * choice.width))
         if choice.residual and stack.shape[0] == filters:
@@ -99,7 +111,7 @@ def _residual_conv(stack: Stack, filters: int) -> None:
 
 
 def _vgg(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
-    stack = Stack(features, classes, neuron, choice.norm)
+    stack = choice.stack(features, classes, neuron)
     _small_readout(build_layers(_widened(VGG, choice.width), stack))
     return Network(stack.layers)
 
@@ -111,10 +123,10 @@ def _vgg_f(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron:
             f"vgg-f feeds its last spikes back enlarged by 8, and features {list(features)} were given; expected "
             "[channels, height, width] with sides that divide by 8"
         )
-    plain = Stack(features, classes, neuron, choice.norm)
+    plain = choice.stack(features, classes, neuron)
     layers = dict(build_layers(_widened(VGG, choice.width), plain).named_children())
     _small_readout(plain.layers)
-    entry, tail = layers.pop("conv1"), [name for name in layers if name in ("pool4", "flatten", "readout")]
+    entry, tail = layers.pop("conv1"), [name for name in layers if name in ("pool4", "flatten", "readout", "membrane")]
     body = nn.Sequential()
     for name, module in layers.items():
         if name not in tail:

@@ -3,7 +3,7 @@
     128C3-AP2-256C3-AP2-512C3-FC
 
 Layers are joined by ``-``. Every convolution and every hidden linear layer is followed by the norm of choice and a
-spiking neuron; the last layer is the memoryless readout.
+spiking neuron; the last layer is the readout.
 
 =============  ==================================================================================
 token          layer
@@ -31,6 +31,7 @@ from torch import nn
 from onward.core.errors import ConfigError
 from onward.core.glue import Scale
 from onward.core.neuron import Neuron
+from onward.neurons.filtered import LI
 from onward.weights import ACTIVATION_SCALE, standardize
 
 _CONV = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
@@ -46,11 +47,20 @@ _TOKEN = re.compile(
 class Stack:
     """Builds a network layer by layer, keeping track of shapes ``(channels, *positions)``.
 
-    ``norm`` is 'none', 'batch' or 'ws' (standardised weights and the activation scale 2.74).
+    ``norm`` is 'none', 'batch' or 'ws' (standardised weights and the activation scale 2.74). With ``readout_tau`` the
+    readout's outputs leak into a membrane that never fires.
     """
 
-    def __init__(self, features: tuple[int, ...], classes: int, neuron: Callable[[], Neuron], norm: str = "none"):
+    def __init__(
+        self,
+        features: tuple[int, ...],
+        classes: int,
+        neuron: Callable[[], Neuron],
+        norm: str = "none",
+        readout_tau: float | None = None,
+    ):
         self.shape, self.classes, self.neuron, self.norm = features, classes, neuron, norm
+        self.readout_tau = readout_tau
         self.layers = nn.Sequential()
         self._counts: dict[str, int] = {}
 
@@ -100,7 +110,10 @@ class Stack:
     def pool(self, kind: str, by: int) -> None:
         """Average (AP) or maximum (MP) pooling."""
         if self.rank < 1 or min(self.shape[1:]) < by:
-            raise ConfigError(f"{kind}{by} cannot pool features {list(self.shape)}")
+            raise ConfigError(
+                f"{kind}{by} cannot pool features {list(self.shape)}; expected [channels, ...] with sides of at "
+                f"least {by}: pool by less, or in fewer places"
+            )
         self.append("pool", (_AVERAGE if kind == "AP" else _MAXIMUM)[self.rank - 1](by))
         self.shape = (self.shape[0], *[side // by for side in self.shape[1:]])
 
@@ -117,19 +130,21 @@ class Stack:
             self.shape = (prod(self.shape),)
 
     def readout(self, outputs: int | None = None, gain: float = 0.3) -> nn.Sequential:
-        """The memoryless linear readout; returns the finished stack."""
+        """The linear readout, and its membrane where it has one; returns the finished stack."""
         self.flatten()
         layer = nn.Linear(self.shape[0], outputs or self.classes)
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)
         layer.weight.data.mul_(gain)
         self.append("readout", layer)
+        if self.readout_tau is not None:
+            self.append("membrane", LI(self.readout_tau))
         return self.layers
 
     def append(self, kind: str, module: nn.Module) -> None:
         """Adds a module under a numbered name."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        name = kind if kind in ("readout", "flatten") else f"{kind}{self._counts[kind]}"
+        name = kind if kind in ("readout", "membrane", "flatten") else f"{kind}{self._counts[kind]}"
         self.layers.add_module(name, module)
 
 

@@ -37,7 +37,7 @@ class HardOptions(Choice):
 
 def _delayed(decay: float) -> SoftReset:
     if decay == 0:
-        raise ConfigError("a delayed reset was given to a neuron without memory (tau = 1); use reset 'soft'")
+        raise ConfigError("a delayed reset was given to a neuron without memory (tau 1, or decay 0); use reset 'soft'")
     return SoftReset(1 / decay)
 
 
@@ -71,7 +71,20 @@ class LeakyOptions(AffineOptions):
     """Options of leaky neurons."""
 
     tau: float = Field(2.0, ge=1, description="membrane time constant in steps; leak per step is 1 - 1/tau")
-    decay_input: bool = Field(False, description="multiply the drive by 1/tau")
+    decay: float | None = Field(None, ge=0, le=1, description="leak per step, in place of 1 - 1/tau")
+    decay_input: bool = Field(False, description="multiply the drive by 1/tau, that is 1 - decay")
+
+    @property
+    def leak(self) -> float:
+        """What is left of the membrane potential after a step."""
+        return 1 - 1 / self.tau if self.decay is None else self.decay
+
+    @property
+    def gain(self) -> float:
+        """What the drive is multiplied by."""
+        if not self.decay_input:
+            return 1.0
+        return 1 / self.tau if self.decay is None else 1 - self.decay
 
 
 class CubaOptions(LeakyOptions):
@@ -103,8 +116,8 @@ def _affine(choice: Any, decay: float, gain: float) -> Affine:
     )
 
 
-def _leaky(choice: Any) -> Affine:
-    return _affine(choice, 1 - 1 / choice.tau, 1 / choice.tau if choice.decay_input else 1.0)
+def _leaky(choice: LeakyOptions) -> Affine:
+    return _affine(choice, choice.leak, choice.gain)
 
 
 neurons: Registry[Neuron] = Registry("neuron")

@@ -1,4 +1,4 @@
-"""Line charts as plain SVG."""
+"""Line and bar charts as plain SVG."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ Point = tuple[float, float]
 # Okabe & Ito's palette, which people with any colour vision can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 40, 52
+BAR, BAR_LEFT, MARGIN = 22, 160, 60
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,7 @@ def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_la
     y = _axis([p[1] for p in points], HEIGHT - BOTTOM, TOP)
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'font-family="system-ui, sans-serif" font-size="13"><title>{escape(title)}</title>',
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+            *_head(title, HEIGHT),
             _text((LEFT + WIDTH - RIGHT) / 2, 24, title, "middle", size=16),
             *_grid(x, y),
             _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_label, "middle"),
@@ -69,6 +68,45 @@ def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_la
             "</svg>\n",
         ]
     )
+
+
+def bars(values: Mapping[str, float], title: str, x_label: str, reference: float) -> str:
+    """One horizontal bar from 0 for each of the ``values``, labelled, and a line at ``reference``.
+
+    >>> bars({"event opzo": 2.8}, "speed", "ratio", 1.0).count("<rect")
+    2
+    """
+    bottom = TOP + BAR * max(1, len(values))
+    x = Axis(0.0, 1.05 * max([reference, *values.values()]), BAR_LEFT, WIDTH - MARGIN)
+    middle = (BAR_LEFT + WIDTH - MARGIN) / 2
+    return "\n".join(
+        [
+            *_head(title, bottom + BOTTOM),
+            _text(middle, 24, title, "middle", size=16),
+            _text(middle, bottom + 40, x_label, "middle"),
+            *_bars(values, x, reference),
+            *(_text(x(tick), bottom + 20, f"{tick:g}", "middle") for tick in x.ticks()),
+            f'<path d="M{x(reference):.1f} {TOP}V{bottom}" stroke="#222222" stroke-dasharray="4 3"/>',
+            "</svg>\n",
+        ]
+    )
+
+
+def _bars(values: Mapping[str, float], x: Axis, reference: float) -> Iterator[str]:
+    for place, (name, value) in enumerate(values.items()):
+        top, width = TOP + place * BAR, x(value) - BAR_LEFT
+        colour = COLOURS[0 if value >= reference else 1]
+        yield f'<rect x="{BAR_LEFT}" y="{top + 3}" width="{width:.1f}" height="{BAR - 6}" fill="{colour}"/>'
+        yield _text(BAR_LEFT - 8, top + BAR / 2 + 4, name, "end")
+        yield _text(x(value) + 6, top + BAR / 2 + 4, f"{value:.2f}", "start")
+
+
+def _head(title: str, height: int) -> Iterator[str]:
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="13"><title>{escape(title)}</title>'
+    )
+    yield f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
 
 
 def _grid(x: Axis, y: Axis) -> Iterator[str]:

@@ -10,6 +10,7 @@ is O(1) in the number of steps. Updates are accumulated over the sequence, or ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -110,7 +111,7 @@ class Online(LearningRule):
         self._port = Port(OUTPUT, sizes[-1][0], tuple(net.hidden))
         ports = [self._port, *self.local.allocate(net, sizes, sizes[-1][0], draws)]
         self.spatial.allocate(net, sizes, ports, draws)
-        self._cautions = self.spatial.cautions(net, sample.steps)
+        self._cautions = [*self._late_errors(sample.steps), *self.spatial.cautions(net, sample.steps)]
         weight = next(net.parameters())
         self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
@@ -202,6 +203,13 @@ class Online(LearningRule):
             gain = self.temporal.bias_gain(lesson.net, node, record.start - lesson.net.wakes(node), len(post))
             lesson.sink.deposit(node, pres[node.index], post, gain)
         self.spatial.learn(record, heads, lambda node: self._spike_trace(lesson, record, node), lesson.sink)
+
+    def _late_errors(self, steps: int) -> Iterator[str]:
+        if self.error_delay >= steps:
+            yield (
+                f"errors arrive {self.error_delay} steps late in sequences of {steps} steps: hidden layers learn "
+                "nothing; lower rule.error-delay or raise train.steps"
+            )
 
     def _late(self, carry: Carry, head: Head) -> Head:
         """The head as it was ``error_delay`` steps before; nothing before the first step."""

@@ -9,8 +9,8 @@ from onward.data.recordings import REQUIRED
 
 
 def is_file(data: str) -> bool:
-    """Whether ``data`` means a file, not the name of a data set."""
-    return data.endswith(".npz") or "/" in data
+    """Whether ``data`` means a file, not the name of a data set, which has neither dots nor slashes."""
+    return "." in data or "/" in data
 
 
 def reader_of(data: str) -> str:

@@ -24,6 +24,7 @@ from onward.train.config import RunConfig
 from onward.train.files import is_file, reader_of
 from onward.train.schema import (
     convert,
+    expected,
     flag,
     is_bool,
     is_list,
@@ -224,7 +225,9 @@ def _raw(words: Words, info: Any, label: str) -> Any:
     """Words as the text, the list of texts, or the JSON value that pydantic converts."""
     values = words.values
     if is_list(info):
-        return _json_list(values[0], label) if values and values[0].startswith("[") else list(values)
+        if not values:
+            raise ConfigError(f"{label}: nothing was given; expected {expected(info)}, or [] for none")
+        return _json_list(values[0], label) if values[0].startswith("[") else list(values)
     if not values and is_bool(info):
         return True
     if len(values) != 1:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from onward.core.errors import ConfigError
@@ -16,7 +16,7 @@ from onward.core.registry import Registry
 from onward.train.toml import NONE
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_PLURALS = {int: "whole numbers, such as 800 800", float: "numbers, such as 0.5 0.75", str: "words"}
+_PLURALS = {int: ("whole numbers", "800 800"), float: ("numbers", "0.5 0.75"), str: ("words", "one two")}
 _BOUNDS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
 
 
@@ -110,8 +110,7 @@ def expected(info: FieldInfo) -> str:
     'a number above 0, or none'
     """
     kinds = " or ".join(_words(kind) for kind in alternatives(info))
-    bounds = [_bound(mark) for mark in info.metadata if type(mark) in _BOUNDS]
-    text = " ".join([kinds, " and ".join(bounds)]).strip()
+    text = _bounded(kinds, info.metadata)
     return f"{text}, or none" if is_optional(info) else text
 
 
@@ -119,8 +118,15 @@ def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) in (list, tuple):
-        return _PLURALS.get(get_args(kind)[0], "a list")
+        item = get_args(kind)[0]
+        plural, example = _PLURALS[getattr(item, "__origin__", item)]
+        return f"{_bounded(plural, getattr(item, '__metadata__', ()))}, such as {example}"
     return _KINDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _bounded(words: str, marks: Iterable[Any]) -> str:
+    """``words`` with the bounds among pydantic's ``marks``."""
+    return " ".join([words, " and ".join(_bound(mark) for mark in marks if type(mark) in _BOUNDS)]).strip()
 
 
 def _bound(mark: Any) -> str:
@@ -140,7 +146,7 @@ def convert(value: Any, info: FieldInfo, label: str) -> Any:
 
 def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
     annotated: Any = Annotated
-    return TypeAdapter(annotated[info.annotation, info])
+    return TypeAdapter(annotated[info.annotation, info], config=ConfigDict(allow_inf_nan=False))
 
 
 def shown(value: Any) -> str:

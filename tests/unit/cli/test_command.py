@@ -15,6 +15,8 @@ import pytest
 from cyclopts import App
 
 from onward.cli import INTERRUPTED, USER_ERROR, app, main
+from onward.cli.compare import configurations
+from onward.core.errors import ConfigError
 
 SOURCE = str(Path(__file__).parents[3] / "src")
 HELP = "from onward.cli import main; import sys; code = main({argv}); print('torch' in sys.modules, code)"
@@ -47,14 +49,14 @@ def test_help_imports_no_torch(argv: list[str]) -> None:
 
 def test_every_command_can_be_imported() -> None:
     commands = [name for name in app if not name.startswith("-")]
-    assert {"train", "eval", "compare", "rules", "data", "doctor"} <= set(commands)
+    assert {"train", "eval", "compare", "rules", "data", "doctor", "bench"} <= set(commands)
     assert all(isinstance(app[name], App) for name in commands)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor"))
+    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor", "bench"))
 
 
 def test_help_of_train_lists_fields_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +113,14 @@ def test_compare_json_and_picture(flags: list[str], capsys: pytest.CaptureFixtur
     assert "weight" in captured.err
 
 
+def test_compared_rules_keep_the_options_given_for_them() -> None:
+    configs = configurations("bp,opzo", ("--rule.rho", "0.9"))
+    assert configs["opzo"].rule.model_dump()["spatial"]["rho"] == 0.9
+    assert configs["bp"].rule.name == "ottt"
+    with pytest.raises(ConfigError, match=r"--rule.rho is about rule 'opzo', which is not compared"):
+        configurations("bp,dfa", ("--rule.rho", "0.9"))
+
+
 @pytest.mark.parametrize(
     ("argv", "key", "name"),
     [
@@ -131,8 +141,11 @@ def test_rules_state_needs_and_sources(capsys: pytest.CaptureFixture[str]) -> No
     assert by_name["bptt"]["memory"] == "O(T)"
     assert by_name["opzo"]["memory"] == "O(1)"
     assert not by_name["opzo"]["weight_transport"]
+    assert {line["name"] for line in listed["spatial"] if line["weight_transport"]} == {"bp"}
+    assert not any(line["weight_transport"] for line in (*listed["temporal"], *listed["local"]))
     for line in [line for lines in listed.values() for line in lines]:
-        assert all(line[key] for key in ("meaning", "paper", "published", "inferred")), line["name"]
+        assert all(line[key] for key in ("meaning", "memory", "paper", "published", "inferred")), line["name"]
+        assert "not stated" not in line.values(), line["name"]
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +165,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval"], ["RUN"]),
         (["compare", "--rules", "dfa,dfa"], ["dfa,dfa"]),
         (["rules", "--jsn"], ["--jsn", "--json"]),
+        (["train", "--data", "mine.csv"], ["mine.csv: no such file", ".npz"]),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -162,6 +176,38 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert not captured.out
     assert len(captured.err.strip().splitlines()) == 1
     assert all(word in captured.err for word in words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 74 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 80 bytes")],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("onward.cli.doctor.listing", fail)
+    assert main(["doctor"]) == USER_ERROR
+    captured = capsys.readouterr().err
+    assert "not enough memory" in captured
+    assert len(captured.splitlines()) == 1
+
+
+def test_other_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("onward.cli.doctor.listing", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["doctor"])
+
+
+def test_warnings_are_lines_without_source_code() -> None:
+    code = "import warnings; from onward.cli import plain_warnings\nwith plain_warnings(): warnings.warn('take care')"
+    shown = python(code)
+    assert shown.stderr == "onward: warning: take care\n"
 
 
 def test_an_unwritable_folder_is_named(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,3 +236,25 @@ def test_ctrl_c_saves_and_exits_130(flags: list[str]) -> None:
     assert summary["run"] in err
     assert list(Path(summary["run"]).glob("checkpoints/step-*/COMMIT"))
     assert not (Path(summary["run"]) / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--workload", "evnt"], "did you mean 'event'"),
+        (["--rule", "otttt"], "did you mean 'ottt'"),
+        (["--precision", "bf16"], "--precision bf16 was given"),
+        (["--rounds", "0"], "at least 1"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_measure(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *argv]) == USER_ERROR
+    assert words in capsys.readouterr().err
+
+
+def test_bench_of_kernels_ends_with_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import kernels
+
+    monkeypatch.setattr(kernels, "CASES", kernels.CASES[:1])
+    assert main(["bench", "--kernel", "--json"]) == 0
+    assert last_line(capsys.readouterr().out)["kernels"][0]["equal"]

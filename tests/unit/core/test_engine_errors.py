@@ -54,6 +54,25 @@ def test_calls_and_evaluation_are_checked_like_training() -> None:
         evaluate(make("mlp"), OBJECTIVE, Frames(torch.zeros(6, 4, 13).double()), torch.zeros(4, dtype=torch.int64))
 
 
+def test_a_plain_tensor_is_no_sequence() -> None:
+    net, (x, y) = make("mlp"), data("mlp")
+    rule = rules.build("sltt")
+    with pytest.raises(ShapeError, match=r"a Tensor was given as input; expected a sequence: onward.Static"):
+        rule.bind(net, OBJECTIVE, x, KeyedDraws(0))  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="expected a sequence"):
+        evaluate(net, OBJECTIVE, x, y)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="expected a sequence"):
+        run_sequence(net, bound("sltt", net, x), OBJECTIVE, x, y, GradSink(net), draws=KeyedDraws(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "module", [nn.LSTM(4, 4), nn.GRUCell(4, 4), nn.MultiheadAttention(4, 2)], ids=lambda m: type(m).__name__
+)
+def test_modules_that_are_more_than_one_map_are_refused(module: nn.Module) -> None:
+    with pytest.raises(UnsupportedModule, match=rf"2 is {type(module).__name__}, which is more than one map"):
+        Network(nn.Sequential(nn.Linear(4, 4), LIF(), module))
+
+
 @each_rule
 def test_other_features_than_those_bound(rule: str) -> None:
     net, (x, y) = make("mlp"), data("mlp")

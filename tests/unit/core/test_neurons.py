@@ -154,6 +154,17 @@ def test_a_delayed_reset_is_an_ordinary_one_of_another_amount() -> None:
         assert torch.equal(firing.out[t], s)
 
 
+@pytest.mark.parametrize("name", ["lif", "cuba-lif", "adaptive-lif"])
+def test_a_leak_may_be_named_in_place_of_a_time_constant(name: str) -> None:
+    x = torch.rand(6, 2, 3, dtype=torch.float64) * 2
+    for decay_input in (False, True):
+        by_tau = neurons.build({"name": name, "tau": 4.0, "decay_input": decay_input})
+        by_decay = neurons.build({"name": name, "decay": 0.75, "decay_input": decay_input})
+        assert by_decay.decay == by_tau.decay == 0.75
+        found = [n.scan(x, n.start(x[0])).potential for n in (by_tau, by_decay)]
+        assert torch.equal(*found)
+
+
 def test_a_hard_reset_leaks_towards_its_own_value() -> None:
     neuron = LIF(decay=0.5, reset=HardReset(-0.4), initial=-0.4)
     silence = torch.zeros(5, 1, 1, dtype=torch.float64)

@@ -60,6 +60,13 @@ def test_unusable_arrays(x: Any, y: Any, message: str) -> None:
         ArrayDataset(np.asarray(x), np.asarray(y), classes=3, name="mine")
 
 
+def test_labels_that_are_hardly_class_numbers() -> None:
+    x, y = np.zeros((2, 3)), np.array([0, 10**9])
+    with pytest.raises(DataError, match=r"would make 1,000,000,001 classes; number the classes from 0.*--data.classes"):
+        ArrayDataset(x, y, name="mine")
+    assert ArrayDataset(x, y, classes=10**9 + 1).classes == 10**9 + 1
+
+
 def test_from_torch_reads_item_by_item() -> None:
     x, y = torch.rand(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     data = from_torch(TensorDataset(x, y), name="mine")
@@ -134,6 +141,13 @@ def test_frames_file(tmp_path: Path) -> None:
 def test_unusable_files(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load({"name": "file", "file": str(save(tmp_path / "mine.npz", **arrays))})
+
+
+def test_a_text_file_is_no_npz(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    path.write_text("x,y")
+    with pytest.raises(DataError, match=r"is no .npz file, or a truncated one \(it does not begin like one\)"):
+        load({"name": "file", "file": str(path)})
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300, -1])

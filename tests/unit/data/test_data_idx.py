@@ -69,6 +69,15 @@ def test_damaged_compression(tmp_path: Path, suffix: str, damage: str) -> None:
         read_idx(path, 3)
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+@pytest.mark.parametrize("excess", [b"\x00" * 100, b"more"])
+def test_bytes_after_the_compressed_data_are_refused(tmp_path: Path, suffix: str, excess: bytes) -> None:
+    path = tmp_path / f"images{suffix}"
+    path.write_bytes(PACKERS[suffix](GOOD) + excess)
+    with pytest.raises(DataError, match="images"):
+        read_idx(path, 3)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_idx(tmp_path / "absent", 3)

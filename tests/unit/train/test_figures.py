@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onward.report import curves
+from onward.report import bars, curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 points = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 100)), max_size=8)
@@ -27,3 +27,14 @@ def test_any_series_draw_one_dot_a_point_inside_the_frame(series: dict[str, list
 def test_numbers_that_are_none_are_left_out() -> None:
     root = ElementTree.fromstring(curves({"x": [(1, float("nan")), (2, 3.0)]}, "t", "x", "y"))
     assert len(root.findall(f"{SVG}circle")) == 1
+
+
+@given(
+    st.dictionaries(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1), st.floats(0, 100), max_size=8)
+)
+def test_any_values_draw_one_bar_each_inside_the_frame(values: dict[str, float]) -> None:
+    root = ElementTree.fromstring(bars(values, "a < b", "ratio", 1.0))
+    _, *drawn = root.findall(f"{SVG}rect")
+    assert len(drawn) == len(values)
+    for bar in drawn:
+        assert float(bar.get("x", "nan")) + float(bar.get("width", "nan")) <= 720
