@@ -22,40 +22,16 @@ import torch
 from torch import Tensor
 
 from onward.core.errors import ConfigError, ShapeError
-from onward.kernels.signs import signs
+from onward.kernels.signs import GOLDEN, mix, shifted, signed, signs, words
 
-_GOLDEN = 0x9E3779B97F4A7C15
 _STEP = 0xD1342543DE82EF95
 _SAMPLE = 0xAF251AF3B0F025B5
-_MASK64 = (1 << 64) - 1
-
-
-def _signed(value: int) -> int:
-    value &= _MASK64
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """Logical right shift of signed 64-bit integers."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
-    return z ^ _shifted(z, 31)
-
-
-def _words(keys: Tensor, count: int) -> Tensor:
-    """``count`` 64-bit words for each of the keys ``[R]``: ``[R, count]``."""
-    counter = torch.arange(1, count + 1, device=keys.device) * _signed(_GOLDEN)
-    return _mix(keys[:, None] + counter)
 
 
 def _uniforms(keys: Tensor, count: int) -> Tensor:
     """``count`` float64 numbers in (0, 1) for each key, 32 bits each."""
-    words = _words(keys, (count + 1) // 2)
-    halves = torch.stack([_shifted(words, 32), words & 0xFFFFFFFF], dim=-1).flatten(1)
+    found = words(keys, (count + 1) // 2)
+    halves = torch.stack([shifted(found, 32), found & 0xFFFFFFFF], dim=-1).flatten(1)
     return (halves[:, :count].double() + 0.5) / 2**32
 
 
@@ -72,7 +48,7 @@ class Rademacher(Law):
 
     def sample(self, keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         """See `Law.sample`."""
-        return signs(_words(keys, (n + 63) // 64).view(torch.uint8), n, dtype)
+        return signs(keys, n, dtype)
 
 
 class Gaussian(Law):
@@ -161,8 +137,8 @@ class KeyedDraws(Draws):
         """See `Draws.draw`."""
         base = torch.tensor(self._base(key), device=like.device)
         steps, ids = steps.to(like.device), ids.to(like.device)
-        per_step = _mix(base + steps * _signed(_STEP))
-        keys = _mix(per_step[:, None] + ids * _signed(_SAMPLE))
+        per_step = mix(base + steps * signed(_STEP))
+        keys = mix(per_step[:, None] + ids * signed(_SAMPLE))
         numbers = law.sample(keys.flatten(), prod(size), like.dtype)
         if len(size) < 2:
             return numbers.view(len(steps), len(ids), *size)
@@ -170,8 +146,8 @@ class KeyedDraws(Draws):
 
     def _base(self, key: Key) -> int:
         label = crc32(f"{key.purpose}/{key.node}".encode())
-        mixed = _mix(torch.tensor([_signed(self.seed * _GOLDEN + label)]))
-        return int(_mix(mixed + _signed(key.sequence * _STEP + 1)))
+        mixed = mix(torch.tensor([signed(self.seed * GOLDEN + label)]))
+        return int(mix(mixed + signed(key.sequence * _STEP + 1)))
 
 
 class RecordedDraws(Draws):

@@ -18,6 +18,7 @@ from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
 from onward.core.synapse import effective
+from onward.kernels.host import keep_pages
 
 MOST_STEPS = 32
 MOST_BYTES = 256 * 2**20
@@ -76,6 +77,7 @@ def run_sequence(
     Memory O(chunk) in addition to what the rule's traits say. Afterwards call ``sink.flush()``.
     """
     check_input(x)
+    keep_pages()
     chunk = fit_chunk(net, rule, x.steps if chunk is None else chunk, online=after_step is not None)
     rule.check(net, x, chunk)
     ids = torch.arange(x.batch) if ids is None else ids

@@ -22,13 +22,13 @@ __all__ = [
     "MOST_THREADS",
     "collect",
     "count",
-    "expand",
     "feedback",
     "fire",
     "gather",
     "pack",
     "scatter",
     "set_num_threads",
+    "signs",
     "unpack",
 ]
 
@@ -43,6 +43,8 @@ except ImportError:  # numba chooses another threading layer
 
 F = np.float32
 I = np.int32  # noqa: E741
+U = np.uint64
+_GOLDEN, _MIX_1, _MIX_2 = U(0x9E3779B97F4A7C15), U(0xBF58476D1CE4E5B9), U(0x94D049BB133111EB)
 BLOCK = 2048
 
 
@@ -121,16 +123,21 @@ def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, heig
 
 
 @_loop
-def expand(octets, z):
-    """Bit j of each row of ``octets`` as +1 or -1 in ``z``."""
+def signs(keys, z):
+    """Row r of ``z`` from the bits of the words that follow key r, least significant first; see `kernels.signs`."""
     rows, size = z.shape
     for r in prange(rows):
-        for byte in range(size // 8):
-            bits = I(octets[r, byte])
-            for i in range(8):
-                z[r, byte * 8 + i] = F(((bits >> I(i)) & I(1)) * I(2) - I(1))
-        for j in range(size // 8 * 8, size):
-            z[r, j] = F(((I(octets[r, j // 8]) >> I(j % 8)) & I(1)) * I(2) - I(1))
+        for w in range((size + 63) // 64):
+            word = keys[r] + U(w + 1) * _GOLDEN
+            word = (word ^ (word >> U(30))) * _MIX_1
+            word = (word ^ (word >> U(27))) * _MIX_2
+            word = word ^ (word >> U(31))
+            row = z[r, w * 64 : min(size, w * 64 + 64)]
+            low, high = I(word & U(0xFFFFFFFF)), I(word >> U(32))
+            for j in range(min(32, row.size)):
+                row[j] = F(((low >> I(j)) & I(1)) * I(2) - I(1))
+            for j in range(row.size - 32):
+                row[j + 32] = F(((high >> I(j)) & I(1)) * I(2) - I(1))
 
 
 @_loop

@@ -1,4 +1,9 @@
-"""Random bits as signs: bit j of a row of bytes becomes +1 or -1."""
+"""Random words from keys, and their bits as signs.
+
+    word_i = mix(key + i G),   i = 1, 2, ...;   ``mix`` is the splitmix64 finaliser, G the golden ratio
+
+Written in wrapping 64-bit integers, so that every device sees the same words.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,33 @@ from torch import Tensor
 
 from onward.kernels.compiled import Kernel
 
+GOLDEN = 0x9E3779B97F4A7C15
+_MASK64 = (1 << 64) - 1
+
+
+def signed(value: int) -> int:
+    """The 64 bits of ``value`` as a signed integer, which is all that torch has."""
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def shifted(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift of signed 64-bit integers."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(z: Tensor) -> Tensor:
+    """The splitmix64 finaliser (Steele, Lea & Flood 2014)."""
+    z = (z ^ shifted(z, 30)) * signed(0xBF58476D1CE4E5B9)
+    z = (z ^ shifted(z, 27)) * signed(0x94D049BB133111EB)
+    return z ^ shifted(z, 31)
+
+
+def words(keys: Tensor, count: int) -> Tensor:
+    """``count`` 64-bit words for each of the keys ``[R]``: ``[R, count]``."""
+    counter = torch.arange(1, count + 1, device=keys.device) * signed(GOLDEN)
+    return mix(keys[:, None] + counter)
+
 
 @cache
 def _table(device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -17,29 +49,30 @@ def _table(device: torch.device, dtype: torch.dtype) -> Tensor:
     return (2 * bits - 1).to(dtype)
 
 
-def plain(octets: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+def plain_signs(keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """The plain twin of `signs`."""
-    return _table(octets.device, dtype)[octets.int()].flatten(1)[:, :n]
+    octets = words(keys, (n + 63) // 64).view(torch.uint8)
+    return _table(keys.device, dtype)[octets.int()].flatten(1)[:, :n]
 
 
-def signs(octets: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    """``n`` signs from each row of ``octets`` ``[R, bytes]``, uint8.
+def signs(keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """``n`` of +1 and -1 for each of the keys ``[R]``, one hashed bit a number.
 
-    >>> signs(torch.tensor([[5]], dtype=torch.uint8), 4, torch.float32).tolist()
-    [[1.0, -1.0, 1.0, -1.0]]
+    >>> signs(torch.tensor([1]), 6, torch.float32).abs().tolist()
+    [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
     """
-    out = torch.empty(len(octets), n, dtype=dtype, device=octets.device)
-    if not EXPAND.serves(out):
-        return plain(octets, n, dtype)
-    EXPAND(octets, out)
+    out = torch.empty(len(keys), n, dtype=dtype, device=keys.device)
+    if not SIGNS.serves(out):
+        return plain_signs(keys, n, dtype)
+    SIGNS(keys.numpy().view("uint64"), out)
     return out
 
 
 def _agrees() -> bool:
-    octets = torch.arange(256, dtype=torch.uint8).view(16, 16)
+    keys = torch.arange(-8, 8) * signed(GOLDEN * 3)
     found = torch.empty(16, 123)
-    EXPAND(octets, found)
-    return torch.equal(found, plain(octets, 123, torch.float32))
+    SIGNS(keys.numpy().view("uint64"), found)
+    return torch.equal(found, plain_signs(keys, 123, torch.float32))
 
 
-EXPAND = Kernel("expand", _agrees, least=1 << 14)
+SIGNS = Kernel("signs", _agrees, least=1 << 14)
