@@ -21,7 +21,7 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     few = code.replace('"mnist"', '{"name": "mnist", "limit": 512, "limit_test": 100}')
     assert few != code
-    assert len([line for line in code.splitlines() if line]) <= 26
+    assert len([line for line in code.splitlines() if line]) <= 20
     exec(compile(few, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip().endswith("%")
 

@@ -11,6 +11,7 @@ import json
 import math
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -49,17 +50,18 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: Path, label: str) -> RunFolder:
-        """A new folder in ``out``, named by date, time, ``label`` and, where that is taken, a number."""
+        """A new folder in ``out``, named by date, time, ``label`` and, where that is taken, a number.
+
+        Raises `ConfigError` where none can be made.
+        """
         stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-        out.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
-            path = out / f"{stamp}-{label}{'' if number == 1 else f'-{number}'}"
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            return cls(path)
-        raise AssertionError("unreachable: numbers do not run out")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            return cls(_unused(out, f"{stamp}-{label}"))
+        except OSError as error:
+            raise ConfigError(
+                f"{out}: no run folder can be made there ({error.strerror}); name another place with --train.out FOLDER"
+            ) from None
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -132,6 +134,16 @@ class RunFolder:
     def _best(self) -> str | None:
         index = self.checkpoints / BEST
         return json.loads(index.read_text())["best"] if index.is_file() else None
+
+
+def _unused(out: Path, name: str) -> Path:
+    """A new folder called ``name``, or the first of ``name-2``, ``name-3`` ... that is free."""
+    for number in count(1):
+        path = out / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("unreachable: numbers do not run out")
 
 
 def environment() -> dict[str, Any]:
