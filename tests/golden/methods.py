@@ -19,7 +19,7 @@ from golden.runs import Results, Session, Tapped, inputs, plain
 from golden.tables import LOSSES, STARTS_AT_RESET, SURROGATES
 from onward.core.neuron import Neuron
 from onward.core.objective import MSE, CrossEntropy, Loss, Mixed, Objective, PerStep
-from onward.core.signal import Carry
+from onward.core.signal import Carry, dense
 from onward.core.trace import trace
 from onward.neurons import IF, LIF, HardReset
 from onward.surrogates import Surrogate
@@ -214,7 +214,7 @@ def _fired(node: Any, x: Tensor, chunk: int, g: Tensor | None = None) -> Results
     for start in range(0, len(x), chunk):
         firing = node.scan(x[start : start + chunk], state)
         state = firing.state
-        passed = trace(firing.out, node.decay, carry, "neuron")
+        passed = dense(trace(firing.out, node.decay, carry, "neuron"))
         seen.append((firing.out, firing.potential, node.after_reset(firing), passed, firing.slope))
     spike, h, v, passed, slope = (torch.cat(values) for values in zip(*seen, strict=True))
     yield from {"spike": spike, "h": h, "v": v, "trace": passed}.items()

@@ -15,7 +15,7 @@ from onward.core.interpret import Record
 from onward.core.objective import Objective
 from onward.core.run import run_sequence
 from onward.core.sequence import Frames, Sequence, Static
-from onward.core.signal import Carry
+from onward.core.signal import Carry, dense
 from onward.core.sink import GradSink
 from onward.core.trace import trace
 from onward.rules import rules
@@ -55,7 +55,7 @@ class Watcher:
             self._note(f"spike.{name}", firing.out)
             self._note(f"h.{name}", firing.potential)
             self._note(f"v.{name}", neuron.after_reset(firing))
-            self._note(f"trace.{name}", trace(sent, neuron.decay, self._carry, name))
+            self._note(f"trace.{name}", dense(trace(sent, neuron.decay, self._carry, name)))
         if record.steps.stop == self.trial.steps and isinstance(self.x, Tapped):
             self.dx = self._gradient(self.x.leaves)
 
