@@ -40,7 +40,7 @@ class PerStep(Norms):
 
     def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
         """See `Norms.__call__`."""
-        return torch.stack([module(step) for step in x.unbind(0)])
+        return torch.cat([module(step) for step in x.unbind(0)]).unflatten(0, x.shape[:2])
 
 
 class PerSequence(Norms):

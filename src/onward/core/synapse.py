@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from onward.kernels.dense import linear, outer
+from onward.kernels.layout import maps_last
 from onward.kernels.sparse import LINEAR, SparseRows, Taps, conv_taps, gather, ready, scatter
 
 Params = Mapping[str, Tensor]
@@ -52,7 +54,9 @@ class LinearOps(SynapseOps):
 
     def apply(self, module: nn.Linear, params: Params, x: Tensor) -> Tensor:
         """See `SynapseOps.apply`."""
-        return F.linear(x, params["weight"], params.get("bias"))
+        if x.dim() != 2:
+            return F.linear(x, params["weight"], params.get("bias"))
+        return linear(x, params["weight"], params.get("bias"))
 
     def transpose(self, module: nn.Linear, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""
@@ -60,7 +64,7 @@ class LinearOps(SynapseOps):
 
     def outer(self, module: nn.Linear, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """See `SynapseOps.outer`."""
-        into["weight"].addmm_(post.flatten(0, -2).T, pre.flatten(0, -2))
+        outer(post.flatten(0, -2), pre.flatten(0, -2), into["weight"])
 
     def taps(self, module: nn.Linear, rows: SparseRows) -> Taps | None:
         """See `SynapseOps.taps`."""
@@ -85,7 +89,7 @@ class ConvOps(SynapseOps):
             [0] * len(module.stride),
             module.groups,
         )
-        return torch.convolution(x, params["weight"], params.get("bias"), *settings)
+        return torch.convolution(maps_last(x), params["weight"], params.get("bias"), *settings)
 
     def transpose(self, module: Any, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""

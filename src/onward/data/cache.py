@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,38 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from onward._folders import VARIABLE, cache_folder, temporary
 from onward.core.errors import DataError
 from onward.data.npz import npz_keys, read_npz
 
-VARIABLE = "ONWARD_CACHE"
 Arrays = dict[str, np.ndarray]
-
-
-def cache_folder() -> Path:
-    """``ONWARD_CACHE``, or the platform's folder for caches; may not exist yet."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / "onward" / "cache"
-    if sys.platform == "darwin":
-        return _home() / "Library" / "Caches" / "onward"
-    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "onward"
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:  # a user without an entry, as in some containers
-        return _temporary()
-
-
-def _temporary() -> Path:
-    return Path(tempfile.gettempdir()) / f"onward-cache-{os.environ.get('USER', 'user')}"
 
 
 def folders() -> list[Path]:
     """Folders to look in and write to, best first."""
-    return [cache_folder(), _temporary()]
+    return [cache_folder(), temporary()]
 
 
 def cache_key(parameters: Mapping[str, Any], sources: list[Path]) -> str:
