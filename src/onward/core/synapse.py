@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from onward.kernels.dense import linear, outer
+from onward.kernels.dense import column_sums, linear, outer
 from onward.kernels.layout import maps_last
 from onward.kernels.sparse import LINEAR, SparseRows, Taps, conv_taps, gather, ready, scatter
 
@@ -73,7 +73,7 @@ class LinearOps(SynapseOps):
     def bias(self, module: nn.Linear, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
         if "bias" in into:
-            into["bias"].add_(post.flatten(0, -2).sum(0))
+            into["bias"].add_(column_sums(post))
 
 
 class ConvOps(SynapseOps):
@@ -102,7 +102,7 @@ class ConvOps(SynapseOps):
     def bias(self, module: Any, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
         if "bias" in into:
-            into["bias"].add_(post.flatten(2).sum((0, 2)))
+            into["bias"].add_(column_sums(post.movedim(1, -1)))
 
     def taps(self, module: Any, rows: SparseRows) -> Taps | None:
         """See `SynapseOps.taps`; groups read dense tensors."""

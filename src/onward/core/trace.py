@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from onward.core.signal import Carry
-from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan
+from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan, weighted_sum
 from onward.kernels.sparse import SparseRows
 
 
@@ -39,6 +39,11 @@ class Trace:
         """Pairs whose outer products add up to the deposit; the memory sits where it costs less."""
         if isinstance(self.x, Tensor) and self.x.stride(0) != 0 and self.x.numel() < post.numel():
             yield self.dense(), post
+            return
+        if isinstance(self.x, Tensor) and self.x.stride(0) == 0:
+            yield self.x[:1], weighted_sum(post, ones_trace(0, len(post), self.decay))[None]
+            if self.before is not None:
+                yield self.before[None], weighted_sum(post, [self.decay ** (t + 1) for t in range(len(post))])[None]
             return
         memory = reverse_scan(post, self.decay)
         yield self.x, memory

@@ -52,6 +52,12 @@ def outer(post: Tensor, pre: Tensor, into: Tensor) -> None:
     OUTER.best((len(post), *into.shape), post, pre, torch.zeros_like(into))(post, pre, into)
 
 
+def column_sums(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all axes but the last."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows.new_ones(len(rows)) @ rows
+
+
 def _large(x: Tensor, products: int) -> bool:
     """Whether a product is worth choosing a way for: float32 on the CPU, no graph, a million multiplications."""
     chooses = x.dtype is torch.float32 and x.device.type == "cpu" and products >= 1 << 20

@@ -35,7 +35,7 @@ __all__ = [
 MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 try:
-    from numba.np.ufunc import omppool as _omp  # noqa: F401
+    from numba.np.ufunc import omppool as _omp  # noqa: F401  # pyright: ignore[reportAttributeAccessIssue]
 
     numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 except ImportError:  # numba chooses another threading layer
@@ -87,7 +87,7 @@ def _exp_minus(y: Any) -> Any:
     p = p * f + F(0.5)
     p = p * f + F(1)
     p = p * f + F(1)
-    return p * _from_bits(I((n + I(127)) << I(23)))
+    return p * _from_bits(I((n + I(127)) << I(23)))  # pyright: ignore[reportCallIssue]
 
 
 @_loop

@@ -139,7 +139,7 @@ class Online(LearningRule):
         """See `LearningRule.warnings`."""
         return [*self._cautions, *self.spatial.remarks()]
 
-    def _run(self, lesson: Lesson, x: Tensor, takes_part: bool) -> Tensor:
+    def _run(self, lesson: Lesson, x: Tensor | SparseRows, takes_part: bool) -> Tensor:
         """A run of steps that all take part in credit, or that all do not."""
         before = lesson.carry.copy()
         with torch.set_grad_enabled(takes_part):
@@ -162,15 +162,17 @@ class Online(LearningRule):
                 self.spatial.finish(lesson.carry, lesson.context)
         return record.out.detach()
 
-    def _observe(self, lesson: Lesson, record: Record, heads: list[Head], before: Carry, x: Tensor) -> None:
+    def _observe(
+        self, lesson: Lesson, record: Record, heads: list[Head], before: Carry, x: Tensor | SparseRows
+    ) -> None:
         self.spatial.observe(record, heads, lesson.carry, lambda: self._again(lesson, before, x))
 
-    def _walk(self, lesson: Lesson, carry: Carry, x: Tensor) -> Record:
+    def _walk(self, lesson: Lesson, carry: Carry, x: Tensor | SparseRows) -> Record:
         walk = CreditWalk(lesson.net, carry, lesson.context, lesson.sink.params, self.spatial, self.norms)
         run_walk(walk, x)
         return walk.record
 
-    def _again(self, lesson: Lesson, carry: Carry, x: Tensor) -> dict[str, Tensor]:
+    def _again(self, lesson: Lesson, carry: Carry, x: Tensor | SparseRows) -> dict[str, Tensor]:
         """Each port's outputs when the chunk is run once more from ``carry``; running statistics stay."""
         with frozen_statistics(lesson.net):
             record = self._walk(lesson, carry, x)
