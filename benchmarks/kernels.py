@@ -13,9 +13,15 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from onward.kernels.scan import leaky_scan
+from onward.core.synapse import deposit, drive
+from onward.kernels import Use, using
+from onward.kernels.feedback import Feedback
+from onward.kernels.host import keep_pages
+from onward.kernels.signs import signs
+from onward.kernels.sparse import sparse_rows
+from onward.neurons import LIF
 
 ROUNDS = 7
 TOLERANCE = 1e-5
@@ -31,32 +37,87 @@ class Case:
     reference: Callable[..., Tensor]
 
 
-def _scan_reference(x: Tensor, start: Tensor, decay: float) -> Tensor:
-    steps = []
-    for frame in x:
-        start = decay * start + frame
-        steps.append(start)
-    return torch.stack(steps)
+def _plainly(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` with compiled loops left out."""
+
+    def plain(*inputs: Any) -> Tensor:
+        with using(Use.NEVER):
+            return function(*inputs)
+
+    return plain
 
 
-def _scan_inputs(steps: int, batch: int, units: int, density: float) -> Callable[[], tuple[Tensor, Tensor, float]]:
-    def make() -> tuple[Tensor, Tensor, float]:
-        generator = torch.Generator().manual_seed(0)
-        x = (torch.rand(steps, batch, units, generator=generator) < density).float()
-        return x, torch.rand(batch, units, generator=generator), 0.5
-
-    return make
+def _random(*shape: int, density: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator) * (torch.rand(*shape, generator=generator) < density)
 
 
+def _firing(steps: int, batch: int, units: int) -> Case:
+    neuron = LIF()
+
+    def slopes(x: Tensor) -> Tensor:
+        return neuron.scan(x, neuron.start(x[0])).slope
+
+    name = f"fire {steps}x{batch}x{units}"
+    return Case(name, lambda: (_random(steps, batch, units),), slopes, _plainly(slopes))
+
+
+def _signs(rows: int, units: int) -> Case:
+    def draw(keys: Tensor) -> Tensor:
+        return signs(keys, units, torch.float32)
+
+    return Case(f"signs {rows}x{units}", lambda: (torch.arange(rows) * 0x9E3779B9,), draw, _plainly(draw))
+
+
+def _feedback(steps: int, batch: int, units: int) -> Case:
+    def inputs() -> tuple[Tensor, Tensor, Tensor]:
+        return _random(steps, batch, 10), _random(units, 10), _random(steps, batch, units)
+
+    def post(error: Tensor, matrix: Tensor, slope: Tensor) -> Tensor:
+        return Feedback(error, matrix).times(slope)
+
+    return Case(f"feedback {steps}x{batch}x{units}", inputs, post, _plainly(post))
+
+
+def _gather(rows: int, size: int, density: float) -> Case:
+    module = nn.Linear(size, 800)
+    params = {name: p.detach() for name, p in module.named_parameters()}
+
+    def inputs() -> tuple[Tensor]:
+        return (_random(1, rows, size, density=density),)
+
+    def sparse(x: Tensor) -> Tensor:
+        return drive(module, params, sparse_rows(x, 1.0) or x)
+
+    return Case(f"gather {rows}x{size}x800 density {density:g}", inputs, sparse, _plainly(sparse))
+
+
+def _scatter(rows: int, size: int, density: float) -> Case:
+    module = nn.Linear(size, 800, bias=False)
+    params = {"weight": module.weight.detach()}
+
+    def inputs() -> tuple[Tensor, Tensor]:
+        return _random(1, rows, size, density=density), _random(1, rows, 800)
+
+    def sparse(x: Tensor, post: Tensor) -> Tensor:
+        into = {"weight": torch.zeros_like(params["weight"])}
+        deposit(module, params, sparse_rows(x, 1.0) or x, post, into)
+        return into["weight"]
+
+    return Case(f"scatter {rows}x{size}x800 density {density:g}", inputs, sparse, _plainly(sparse))
+
+
+SIZES = ((6, 128, 800), (30, 64, 800), (2, 32, 65536))
 CASES: Sequence[Case] = [
-    Case(
-        f"leaky_scan {steps}x{batch}x{units} density {density:g}",
-        _scan_inputs(steps, batch, units, density),
-        leaky_scan,
-        _scan_reference,
-    )
-    for steps, batch, units in ((6, 128, 800), (30, 64, 800), (30, 64, 2312))
-    for density in (0.03, 0.2)
+    *(_firing(*size) for size in SIZES),
+    *(_signs(steps * batch, units) for steps, batch, units in SIZES),
+    *(_feedback(*size) for size in SIZES),
+    *(
+        make(1920, size, density)
+        for make in (_gather, _scatter)
+        for size in (2312, 800)
+        for density in (0.01, 0.03, 0.1, 0.2)
+    ),
 ]
 
 
@@ -85,6 +146,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 def run(say: Callable[[str], None]) -> list[dict[str, Any]]:
     """All cases, in order."""
+    keep_pages()
     rows = []
     for case in CASES:
         rows.append(row := measure(case))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from rich.table import Table
 from onward.cli.output import Json, console, emit
 from onward.data import listing
 from onward.data.cache import VARIABLE, cache_folder
+from onward.kernels import KERNELS, choices
 from onward.train.folder import environment
 
 
@@ -52,8 +52,10 @@ def _compute() -> Iterator[Finding]:
     cuda = here["cuda"]
     yield Finding("cuda", True, cuda or "none seen by torch; --device cpu is the default")
     yield Finding("oneDNN", torch.backends.mkldnn.is_available(), "fast CPU convolutions and products in torch")
-    numba = find_spec("numba") is not None
-    yield Finding("kernels", numba, "numba can compile them" if numba else "plain torch; install numba for faster ones")
+    for kernel in KERNELS.values():
+        yield Finding(f"kernel: {kernel.name}", kernel.works, kernel.state)
+    for size, way in sorted(choices().items()):
+        yield Finding(f"product: {size}", True, way)
 
 
 def _data() -> Iterator[Finding]:

@@ -112,6 +112,9 @@ class ConvOps(SynapseOps):
 
     @staticmethod
     def _backward(module: Any, params: Params, post: Tensor, x: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
+        if set(module.kernel_size) == {1} and max(module.stride) > 1:
+            # oneDNN writes beyond its buffers for such layers when maps lie channels last
+            post, x = post.contiguous(), x.contiguous()
         zeros = [0] * len(module.stride)
         settings = (module.stride, module.padding, module.dilation, False, zeros, module.groups)
         return torch.ops.aten.convolution_backward(post, x, params["weight"], None, *settings, wanted)

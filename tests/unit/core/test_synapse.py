@@ -181,3 +181,17 @@ def test_a_registered_type_uses_its_own_products() -> None:
     net = Network(nn.Sequential(Doubled(3, 2, bias=False)))
     out = net(torch.ones(1, 1, 3))
     assert torch.allclose(out[0, 0], 2 * net.get_parameter("0.weight").sum(1))
+
+
+def test_strided_projections_of_maps_that_lie_channels_last_have_the_right_gradients() -> None:
+    """torch's own product is wrong for a 1 x 1 kernel with a stride on channels-last float32 maps."""
+    torch.manual_seed(0)
+    module = nn.Conv2d(4, 6, 1, stride=2)
+    params = {name: p.detach() for name, p in module.named_parameters()}
+    for rows in (1, 4, 9):
+        x = torch.randn(rows, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+        post = torch.randn(rows, 6, 4, 4).contiguous(memory_format=torch.channels_last)
+        into = {name: torch.zeros_like(p) for name, p in params.items()}
+        ops_of(module).outer(module, params, x, post, into)
+        expected = torch.einsum("roij,rcij->oc", post, x[:, :, ::2, ::2])[..., None, None]
+        assert torch.allclose(into["weight"], expected, atol=1e-4)
