@@ -29,14 +29,14 @@ from onward.core.interpret import Record, shapes
 from onward.core.run import auto_chunk, fit_chunk
 from onward.rules import rules
 
-PRECISIONS = ("f32",)
+PRECISIONS = {"f32": None, "bf16": torch.bfloat16}
 
 
 def check_precision(precision: str) -> None:
     """Raises `ConfigError` for a precision that Onward's rules do not compute in."""
     if precision not in PRECISIONS:
         known = " or ".join(PRECISIONS)
-        raise ConfigError(f"--precision {precision} was given; Onward's rules compute in {known} so far")
+        raise ConfigError(f"--precision {precision} was given; Onward's rules compute in {known}")
 
 
 def sequences(task: Task) -> list[onward.Sequence]:
@@ -67,7 +67,7 @@ class Ours(Contender):
         self.objective, self.draws = onward.PerStep(onward.CrossEntropy()), onward.KeyedDraws(0)
         self.rule = onward.rules.build({**task.options.get("rule", {}), "name": task.rule})
         self.rule.bind(self.net, self.objective, self.inputs[0], self.draws)
-        self.sink = onward.GradSink(self.net)
+        self.sink = onward.GradSink(self.net, PRECISIONS[task.precision])
         parameters = [*self.net.parameters(), *self.rule.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
         self.chunk = self._chunk(task.options.get("chunk"))

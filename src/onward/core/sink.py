@@ -42,7 +42,7 @@ class Sink(ABC):
 
 
 class GradSink(Sink):
-    """Sums deposits in place, in the dtype of the weights.
+    """Sums deposits in place, in the dtype of the weights; ``products`` may be computed in fewer bits (bfloat16).
 
     >>> from onward.neurons import LIF
     >>> net = Network(nn.Sequential(nn.Linear(2, 1)))
@@ -53,8 +53,8 @@ class GradSink(Sink):
     tensor([[3., 3.]])
     """
 
-    def __init__(self, net: Network):
-        self._net = net
+    def __init__(self, net: Network, products: torch.dtype | None = None):
+        self._net, self._products = net, products
         self._graph: dict[int, dict[str, Tensor]] = {}
         self._params: dict[int, dict[str, Tensor]] = {}
         self._grads: dict[int, dict[str, Tensor]] = {}
@@ -65,7 +65,7 @@ class GradSink(Sink):
         """See `Sink.open`."""
         with torch.enable_grad():
             self._graph = {node.index: effective(node.module) for node in self._net.synapses}
-        self._params = {i: {k: w.detach() for k, w in weights.items()} for i, weights in self._graph.items()}
+        self._params = {i: {k: self._read(k, w) for k, w in weights.items()} for i, weights in self._graph.items()}
 
     def params(self, node: Node) -> Params:
         """See `Sink.params`."""
@@ -76,7 +76,7 @@ class GradSink(Sink):
         """See `Sink.deposit`."""
         params, module = self._params[node.index], node.module
         if node.index not in self._grads:
-            self._grads[node.index] = {k: torch.zeros_like(w) for k, w in params.items()}
+            self._grads[node.index] = {k: torch.zeros_like(w) for k, w in self._graph[node.index].items()}
         into = self._grads[node.index]
         if "bias" in into:
             gain = [1.0] * len(post) if bias_gain is None else bias_gain
@@ -100,6 +100,10 @@ class GradSink(Sink):
         for parameter, grad in self._extra.items():
             _accumulate(parameter, grad)
         self._grads, self._extra = {}, {}
+
+    def _read(self, name: str, weight: Tensor) -> Tensor:
+        """A weight as products see it; biases are added, not multiplied."""
+        return weight.detach() if self._products is None or name == "bias" else weight.detach().to(self._products)
 
     def _write(self, effective_weight: Tensor, grad: Tensor) -> None:
         if not effective_weight.requires_grad:

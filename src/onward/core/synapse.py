@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from onward.kernels.dense import column_sums, linear, outer
-from onward.kernels.layout import maps_last
+from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
+from onward.kernels.dense import column_sums, linear, outer, shortens
 from onward.kernels.sparse import LINEAR, SparseRows, Taps, conv_taps, gather, ready, scatter
 
 Params = Mapping[str, Tensor]
@@ -54,17 +53,16 @@ class LinearOps(SynapseOps):
 
     def apply(self, module: nn.Linear, params: Params, x: Tensor) -> Tensor:
         """See `SynapseOps.apply`."""
-        if x.dim() != 2:
-            return F.linear(x, params["weight"], params.get("bias"))
-        return linear(x, params["weight"], params.get("bias"))
+        return linear(x.flatten(0, -2), params["weight"], params.get("bias")).unflatten(0, x.shape[:-1])
 
     def transpose(self, module: nn.Linear, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""
-        return post @ params["weight"]
+        weight = params["weight"]
+        return linear(post, weight.T, None) if shortens(weight.dtype, post) else post @ weight
 
     def outer(self, module: nn.Linear, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """See `SynapseOps.outer`."""
-        outer(post.flatten(0, -2), pre.flatten(0, -2), into["weight"])
+        outer(post.flatten(0, -2), pre.flatten(0, -2), into["weight"], params["weight"].dtype)
 
     def taps(self, module: nn.Linear, rows: SparseRows) -> Taps | None:
         """See `SynapseOps.taps`."""
@@ -81,23 +79,15 @@ class ConvOps(SynapseOps):
 
     def apply(self, module: Any, params: Params, x: Tensor) -> Tensor:
         """See `SynapseOps.apply`."""
-        settings = (
-            module.stride,
-            module.padding,
-            module.dilation,
-            False,
-            [0] * len(module.stride),
-            module.groups,
-        )
-        return torch.convolution(maps_last(x), params["weight"], params.get("bias"), *settings)
+        return convolve(x, params["weight"], params.get("bias"), self._geometry(module))
 
     def transpose(self, module: Any, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""
-        return self._backward(module, params, post, like, [True, False, False])[0]
+        return transposed(post, params["weight"], like, self._geometry(module))
 
     def outer(self, module: Any, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """See `SynapseOps.outer`."""
-        into["weight"].add_(self._backward(module, params, post, pre, [False, True, False])[1])
+        into["weight"].add_(weight_gradient(post, pre, params["weight"], self._geometry(module)))
 
     def bias(self, module: Any, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
@@ -111,13 +101,8 @@ class ConvOps(SynapseOps):
         return conv_taps(tuple(rows.shape[3:]), module.kernel_size, module.stride, module.padding, module.dilation)
 
     @staticmethod
-    def _backward(module: Any, params: Params, post: Tensor, x: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
-        if set(module.kernel_size) == {1} and max(module.stride) > 1:
-            # oneDNN writes beyond its buffers for such layers when maps lie channels last
-            post, x = post.contiguous(), x.contiguous()
-        zeros = [0] * len(module.stride)
-        settings = (module.stride, module.padding, module.dilation, False, zeros, module.groups)
-        return torch.ops.aten.convolution_backward(post, x, params["weight"], None, *settings, wanted)
+    def _geometry(module: Any) -> Geometry:
+        return Geometry(module.stride, module.padding, module.dilation, module.groups)
 
 
 class VjpOps(SynapseOps):
@@ -125,7 +110,7 @@ class VjpOps(SynapseOps):
 
     def apply(self, module: nn.Module, params: Params, x: Tensor) -> Tensor:
         """See `SynapseOps.apply`."""
-        return _with(module, params)(x)
+        return _with(module, {name: value.to(x.dtype) for name, value in params.items()})(x)
 
     def transpose(self, module: nn.Module, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""
@@ -133,7 +118,7 @@ class VjpOps(SynapseOps):
 
     def outer(self, module: nn.Module, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """See `SynapseOps.outer`."""
-        free = {name: value for name, value in params.items() if name != "bias"}
+        free = {name: value.to(into[name].dtype) for name, value in params.items() if name != "bias"}
         fixed = {name: value for name, value in params.items() if name == "bias"}
         grads = torch.func.vjp(lambda p: self.apply(module, {**p, **fixed}, pre), free)[1](post)[0]
         for name, grad in grads.items():
@@ -167,10 +152,10 @@ def drive(module: nn.Module, params: Params, x: Tensor | SparseRows) -> Tensor:
     ops = ops_of(module)
     if isinstance(x, Tensor):
         return rowwise(lambda rows: ops.apply(module, params, rows), x)
-    taps = _taps(ops, module, params, x)
+    taps = _taps(ops, module, x)
     if taps is None:
         return drive(module, params, x.dense())
-    flat = gather(x, params["weight"], taps, params.get("bias"))
+    flat = gather(x, params["weight"].to(x.dtype), taps, params.get("bias"))
     return _as_drive(flat, module, x)
 
 
@@ -207,7 +192,7 @@ def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: T
     """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``."""
     ops = ops_of(module)
     if isinstance(pre, SparseRows):
-        taps = _taps(ops, module, params, pre)
+        taps = _taps(ops, module, pre)
         if taps is not None and into["weight"].dtype is torch.float32:
             return scatter(pre, _as_rows(post), taps, into["weight"])
         pre = pre.dense()
@@ -216,9 +201,9 @@ def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: T
     return ops.outer(module, params, pre.flatten(0, 1), post.flatten(0, 1), into)
 
 
-def _taps(ops: SynapseOps, module: nn.Module, params: Params, rows: SparseRows) -> Taps | None:
+def _taps(ops: SynapseOps, module: nn.Module, rows: SparseRows) -> Taps | None:
     taps = ops.taps(module, rows)
-    return taps if taps is not None and ready(rows.values, params["weight"]) else None
+    return taps if taps is not None and ready(rows.values) else None
 
 
 def _as_drive(flat: Tensor, module: Any, x: SparseRows) -> Tensor:

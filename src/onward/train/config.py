@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -81,6 +81,9 @@ class RunConfig(BaseModel):
     train: TrainConfig = Field(default=TrainConfig(), description="how long, how much at a time, what is kept")
     seed: int = Field(default=0, description="fixes initial weights, order of samples, and noise")
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
+    precision: Literal["f32", "bf16"] = Field(
+        default="f32", description="of products in training; membranes, feedback and sums stay in f32"
+    )
 
     @model_validator(mode="after")
     def _device_is_known(self) -> Self:

@@ -25,6 +25,7 @@ from onward.train.folder import Interface
 from onward.train.update import Updater
 
 DEFAULT_STEPS = 6
+PRODUCTS = {"f32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
     chunk = resolve_chunk(config, net, rule, sample, draws)
     size = config.train.batch_size
     loader = Loader(train, size, steps, seed=config.seed, augment=augmentation(config.data, config.seed))
-    updater, sink = _updater(config.optim, net, rule, config.train.epochs * len(loader))
+    sink = GradSink(net, PRODUCTS[config.precision])
+    updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(
         net=net,
         rule=rule,
@@ -137,9 +139,9 @@ def resolve_chunk(config: RunConfig, net: Network, rule: LearningRule, sample: S
     return fit_chunk(net, rule, min(chunk, sample.steps), online=rule.traits.updates == "step")
 
 
-def _updater(options: Any, net: Network, rule: nn.Module, total: int) -> tuple[Updater, GradSink]:
+def _updater(options: Any, net: Network, rule: nn.Module, sink: GradSink, total: int) -> Updater:
     groups = parameter_groups(net, rule, options.weight_decay, options.decay_all)
     if not groups:
         raise ConfigError("the network has no parameters to train; add a layer with weights")
-    sink, optimizer = GradSink(net), optimizers.build(options, groups)
-    return Updater(sink, optimizer, schedules.build(options.schedule), total, options.clip, net, rule), sink
+    optimizer = optimizers.build(options, groups)
+    return Updater(sink, optimizer, schedules.build(options.schedule), total, options.clip, net, rule)

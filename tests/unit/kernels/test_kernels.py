@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import onward
 from onward.core.synapse import deposit, drive
 from onward.core.trace import Trace
-from onward.kernels import compiled
+from onward.kernels import compiled, dense
 from onward.kernels.compiled import KERNELS, Kernel, KernelWarning, Use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.fire import Recurrence, Shape, fire, membrane
@@ -278,3 +278,60 @@ def test_sparse_rows_of_events_need_no_dense_tensor() -> None:
     rows = SparseRows.events(torch.tensor([2, 0, 3]), torch.tensor([0, 1, 1, 3]), (3, 1, 4), torch.ones(3))
     assert rows.dense().flatten(1).tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
     assert (len(rows), rows.dim(), rows.inner) == (3, 3, 4)
+
+
+@pytest.mark.parametrize(("make", "features"), LAYERS)
+def test_products_in_bf16_are_those_of_rounded_factors(
+    make: Callable[[], nn.Module], features: tuple[int, ...]
+) -> None:
+    """Factors are rounded to 8 bits, sums are not: relative error 2^-8 at most, whichever way is taken."""
+    torch.manual_seed(0)
+    module = make()
+    exact = {name: p.detach() for name, p in module.named_parameters()}
+    rounded = {name: p if name == "bias" else p.to(torch.bfloat16) for name, p in exact.items()}
+    x = mostly_zero(2, 3, *features)
+    expected = drive(module, {k: p.float() for k, p in rounded.items()}, x.to(torch.bfloat16).float())
+    found = drive(module, rounded, x)
+    assert found.dtype is torch.float32
+    assert torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+    post = random(*expected.shape, seed=5)
+    into, plain = ({k: torch.zeros_like(p) for k, p in exact.items()} for _ in range(2))
+    deposit(module, rounded, x, post, into)
+    deposit(module, exact, x, post, plain)
+    for name in plain:
+        assert (into[name] - plain[name]).norm() <= 0.01 * plain[name].norm()
+
+
+def test_every_way_of_a_product_in_bf16_agrees() -> None:
+    for choice in (dense.SHORT_LINEAR, dense.SHORT_OUTER):
+        x, weight = random(64, 40), random(30, 40, seed=1).to(torch.bfloat16)
+        results = []
+        for way in choice.ways.values():
+            if choice is dense.SHORT_LINEAR:
+                results.append(way(x, weight, random(30, seed=2)))
+            else:
+                into = torch.ones(30, 40)
+                way(random(64, 30, seed=3), x, into, torch.bfloat16)
+                results.append(into)
+        for other in results[1:]:
+            assert (other - results[0]).norm() <= 0.01 * results[0].norm()
+
+
+def test_a_sink_may_multiply_in_bf16_and_sums_in_float32() -> None:
+    found = {}
+    for products in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(50, 30), onward.LIF(), nn.Linear(30, 3))
+        net, draws = onward.Network(body), onward.KeyedDraws(0)
+        x, y = onward.Static(random(8, 50), 6), torch.arange(8) % 3
+        rule, objective = onward.rules.build("ottt"), onward.PerStep(onward.CrossEntropy())
+        rule.bind(net, objective, x, draws)
+        sink = onward.GradSink(net, products)
+        onward.run_sequence(net, rule, objective, x, y, sink, draws=draws)
+        sink.flush()
+        found[products] = net.get_parameter("2.weight").grad
+    exact, short = found[None], found[torch.bfloat16]
+    assert exact is not None
+    assert short is not None
+    assert short.dtype is torch.float32
+    assert 0 < (short - exact).norm() < 0.2 * exact.norm()

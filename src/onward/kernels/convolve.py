@@ -1,0 +1,104 @@
+"""Convolutions and their adjoints: layout in memory, and products in fewer bits."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from onward.kernels.choice import Choice
+from onward.kernels.dense import short, shortens
+
+
+class Geometry(NamedTuple):
+    """How a convolution moves over its input."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """As torch's own operators take it."""
+        return self.stride, self.padding, self.dilation, False, [0] * len(self.stride), self.groups
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The drive of rows ``[R, C, ...]`` in the dtype of ``x``; the product in that of ``weight``."""
+    if shortens(weight.dtype, x):
+        return short(SHORT, _size(x, weight), x, weight, bias, geometry)
+    return torch.convolution(_channels_last(x), weight, bias, *geometry.arguments)
+
+
+def transposed(post: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    """The adjoint of `convolve` in its input, in the shape of ``like``."""
+    if shortens(weight.dtype, post):
+        return short(SHORT_TRANSPOSED, _size(like, weight), post, weight, like, geometry)
+    return _backward(post, like, weight, geometry, [True, False, False])[0]
+
+
+def weight_gradient(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of the weight, whose dtype is that of the product."""
+    if shortens(weight.dtype, post):
+        return short(SHORT_GRADIENT, _size(x, weight), post, x, weight, geometry)
+    return _backward(post, x, weight, geometry, [False, True, False])[1]
+
+
+def _backward(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]) -> tuple[Tensor, ...]:
+    if set(weight.shape[2:]) == {1} and max(geometry.stride) > 1:
+        # oneDNN writes beyond its buffers for such layers when maps lie channels last
+        post, x = post.contiguous(), x.contiguous()
+    return torch.ops.aten.convolution_backward(post, x, weight, None, *geometry.arguments, wanted)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images with channels last in memory, which is faster in float32 on CPUs."""
+    if x.dim() != 4 or x.dtype is not torch.float32 or x.device.type != "cpu":
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _size(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    """Rows, places, outputs, products an output: by their sizes products are told apart."""
+    return len(x), prod(x.shape[2:]), weight.shape[0], prod(weight.shape[1:])
+
+
+def _round(x: Tensor, like: Tensor) -> Tensor:
+    return x.to(like.dtype).to(x.dtype)
+
+
+def _rounded(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    return convolve(_round(x, weight), weight.to(x.dtype), bias, geometry)
+
+
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    y = torch.convolution(x.to(weight.dtype), weight, None, *geometry.arguments).to(x.dtype)
+    return y if bias is None else y.add_(bias.view(-1, *[1] * (y.dim() - 2)))
+
+
+def _rounded_transposed(post: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    return transposed(_round(post, weight), weight.to(post.dtype), like, geometry)
+
+
+def _native_transposed(post: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    short_post, short_like = post.to(weight.dtype), like.to(weight.dtype)
+    return _backward(short_post, short_like, weight, geometry, [True, False, False])[0].to(post.dtype)
+
+
+def _rounded_gradient(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    return weight_gradient(_round(post, weight), _round(x, weight), weight.to(post.dtype), geometry)
+
+
+def _native_gradient(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    short_post, short_x = post.to(weight.dtype), x.to(weight.dtype)
+    return _backward(short_post, short_x, weight, geometry, [False, True, False])[1].to(post.dtype)
+
+
+SHORT = Choice("convolution in bf16", {"rounded": _rounded, "native": _native})
+SHORT_TRANSPOSED = Choice(
+    "transposed convolution in bf16", {"rounded": _rounded_transposed, "native": _native_transposed}
+)
+SHORT_GRADIENT = Choice("convolution gradient in bf16", {"rounded": _rounded_gradient, "native": _native_gradient})
