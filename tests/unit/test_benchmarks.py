@@ -245,7 +245,7 @@ def test_wrong_names_and_precisions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="event"):
         named("evnt", workloads())
     with pytest.raises(ConfigError, match="bf16"):
-        check_precision("bf16")
+        check_precision("f16")
     with pytest.raises(ConfigError, match="source checkout"):
         check_checkout(tmp_path)
     assert "strength 0.3" in noise("opzo", {"spatial": {"alpha": 0.3}})

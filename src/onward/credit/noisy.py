@@ -12,7 +12,7 @@ from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, noise_in_norm
 from onward.core.network import Network
 from onward.core.signal import Noise, Perturbed, Signal
-from onward.core.synapse import Params, drive
+from onward.core.synapse import Params, through
 from onward.credit.base import Port, Spatial
 from onward.credit.perturbation import Perturbation
 from onward.kernels.sparse import SparseRows
@@ -41,7 +41,7 @@ class Noisy(Spatial, ABC):
 
     def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
         """The synapse as it is."""
-        return drive(node.module, params, rows)
+        return through(node.module, params, params, x, rows)
 
     def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
         """See `Spatial.before`."""

@@ -151,7 +151,7 @@ def test_rules_state_needs_and_sources(capsys: pytest.CaptureFixture[str]) -> No
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = last_line(capsys.readouterr().out)
-    assert {"python", "torch", "threads", "kernels", "data: mnist"} <= {line["what"] for line in found["findings"]}
+    assert {"python", "torch", "threads", "kernel: fire", "data: mnist"} <= {line["what"] for line in found["findings"]}
 
 
 @pytest.mark.parametrize(
