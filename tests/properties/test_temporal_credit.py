@@ -266,7 +266,7 @@ def test_t20_with_frozen_weights_the_steps_add_up() -> None:
 
 @pytest.mark.parametrize("rule", ["ottt", "sltt", "opzo", "bptt"])
 def test_t21_memory_at_fixed_chunk(rule: str) -> None:
-    """T-21: held bytes equal for T = 8 and T = 128 in chunks of 4 (OTTT, SLTT, OPZO); for BPTT the ratio is about 16."""
+    """T-21: held bytes equal for T = 8 and 128 in chunks of 4 (OTTT, SLTT, OPZO); for BPTT the ratio is about 16."""
     few, many = held_by({"name": rule}, "mlp", 8), held_by({"name": rule}, "mlp", 128)  # chunks of 4
     if rule == "bptt":
         assert 12 < many / few < 20

@@ -56,6 +56,20 @@ class PerSequence(Norms):
         return rowwise(module, x)
 
 
+def _unfit(node: Node, present: list[Signal], error: Exception) -> ShapeError:
+    """What to say when a module cannot take its input: what came, and what is expected where the module tells."""
+    module, dtype = node.module, present[0].sent.dtype
+    came = " and ".join(f"{list(s.sent.shape[1:])}" for s in present)
+    said = f"{node} ({type(module).__name__}) cannot take an input of shape {came} (batch first) and dtype {dtype}"
+    weight = next(iter(module.parameters()), None)
+    if weight is not None and weight.dtype is not dtype:
+        return ShapeError(f"{said}: its weights are {weight.dtype}; convert the input with x.to({weight.dtype})")
+    for count, noun in (("in_features", "features"), ("in_channels", "channels"), ("num_features", "channels")):
+        if isinstance(expected := getattr(module, count, None), int):
+            return ShapeError(f"{said}: expected {expected} {noun} ({error})")
+    return ShapeError(f"{said}: {error}")
+
+
 def noise_in_norm(node: Node) -> TopologyMismatch:
     """What to say of a normalisation that would see injected noise."""
     return TopologyMismatch(
@@ -90,11 +104,12 @@ class Record:
             self._locate()
 
     def _locate(self) -> None:
-        named = [(self.net.nodes[i].name, f.potential) for i, f in self.firings.items()] + [("the output", self.out)]
+        named = [(f"layer {self.net.nodes[i].name}", f.potential) for i, f in self.firings.items()]
+        named.append(("the output", self.out))
         for name, values in named:
             bad = (~values.detach().isfinite()).flatten(1).any(1).nonzero()
             if len(bad):
-                raise NonFiniteError(f"the drive of layer {name}", self.start + int(bad[0]))
+                raise NonFiniteError(f"the drive of {name}", self.start + int(bad[0]))
 
 
 class Interpreter(ABC):
@@ -116,11 +131,7 @@ class Interpreter(ABC):
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
-            came = " and ".join(f"{list(s.sent.shape[1:])}" for s in present)
-            raise ShapeError(
-                f"{node} ({type(node.module).__name__}) cannot take an input of shape {came} (batch first) and dtype "
-                f"{present[0].sent.dtype}: {error}"
-            ) from error
+            raise _unfit(node, present, error) from error
 
     @staticmethod
     def _sum(present: list[Signal]) -> Signal:
