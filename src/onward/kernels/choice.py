@@ -36,27 +36,35 @@ class Choice(Generic[Way]):
         plain = next(iter(self.ways.values()))
         if len(self.ways) == 1 or in_use() is Use.NEVER:
             return plain
-        key = f"{self.name} {' '.join(str(_class(n)) for n in size)} t{torch.get_num_threads()}"
-        found = _remembered().get(key)
-        if found not in self.ways:
-            _remembered()[key] = found = self._fastest(arguments)
-            _keep()
-        return self.ways[found]
+        key = f"{self.name} {' '.join(str(_class(n)) for n in size)}"
+        return self.ways.get(measured(key, lambda: self._fastest(arguments)), plain)
 
     def _fastest(self, arguments: tuple) -> str:
-        """Medians of alternating runs, after one of each to warm up."""
         with torch.no_grad():
-            times: dict[str, list[float]] = {name: [] for name in self.ways}
-            for _ in range(ROUNDS + 1):
-                for name, way in self.ways.items():
-                    began = perf_counter()
-                    way(*arguments)
-                    times[name].append(perf_counter() - began)
-        return min(times, key=lambda name: sorted(times[name][1:])[ROUNDS // 2])
+            return min(self.ways, key=lambda name: seconds(lambda: self.ways[name](*arguments)))
 
 
 CHOICES: dict[str, Choice] = {}
 """Every choice by name."""
+
+
+def measured(what: str, find: Callable[[], str]) -> str:
+    """What ``find`` found for this number of threads: now, or the first time that it was asked on this machine."""
+    key = f"{what}, {torch.get_num_threads()} threads"
+    if key not in _remembered():
+        _remembered()[key] = find()
+        _keep()
+    return _remembered()[key]
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """The median of some runs, after one to warm up."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        began = perf_counter()
+        function()
+        times.append(perf_counter() - began)
+    return sorted(times[1:])[ROUNDS // 2]
 
 
 def _class(n: int) -> int:

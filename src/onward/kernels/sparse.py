@@ -19,7 +19,9 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from onward.kernels.compiled import Kernel
+from onward.kernels.choice import measured, seconds
+from onward.kernels.compiled import Kernel, Use, in_use
+from onward.kernels.dense import linear, outer
 
 SPAN = 160
 """Outputs whose weights are worked on together, so that they stay in a core's cache."""
@@ -96,18 +98,16 @@ class SparseRows:
         return maps.movedim(-1, 2)
 
 
-MOST = 0.15
-"""The share of non-zeros up to which sparse products are the faster ones."""
-
-
-def sparse_rows(x: Tensor, most: float = MOST) -> SparseRows | None:
+def sparse_rows(x: Tensor, most: float | None = None) -> SparseRows | None:
     """The non-zeros of a chunk ``[K, B, n]`` or ``[K, B, C, *map]``; None where it is denser than ``most``.
 
-    Maps must be laid out channels last, so that a row is contiguous. Cost: two passes over ``x``.
+    Without ``most``, where dense products are faster on this machine. Maps must be laid out channels last, so that a
+    row is contiguous. Cost: two passes over ``x``.
     """
     rows = _as_rows(x)
-    if rows is None or not COUNT.serves(rows) or not COLLECT.works:
+    if rows is None or not COUNT.serves(rows) or not COLLECT.works or not ready(rows):
         return None
+    most = break_even() if most is None else most
     sizes = torch.empty(len(rows), dtype=torch.int64)
     COUNT(rows, sizes)
     offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
@@ -211,6 +211,23 @@ def scatter(rows: SparseRows, post: Tensor, taps: Taps, into: Tensor) -> None:
 def ready(*tensors: Tensor) -> bool:
     """Whether both products can be had as compiled loops on such tensors."""
     return all(kernel.serves(*tensors) for kernel in (PACK, GATHER, SCATTER, UNPACK))
+
+
+def break_even() -> float:
+    """The share of non-zeros up to which sparse products are the faster ones here, found at first use."""
+    return 1.0 if in_use() is Use.ALWAYS else float(measured("sparse below", lambda: f"{_break_even():.3f}"))
+
+
+def _break_even(rows: int = 1024, size: int = 512, share: float = 0.1) -> float:
+    """From one layer: sparse products take time in proportion to the share, dense ones do not depend on it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, rows, size, generator=generator)
+    sparse = sparse_rows(x * (x < share), most=1.0)
+    assert sparse is not None
+    weight, post, into = torch.ones(size, size), x[0], torch.zeros(size, size)
+    forward = seconds(lambda: linear(x[0], weight, None)) / seconds(lambda: gather(sparse, weight, LINEAR, None))
+    dense = seconds(lambda: outer(post, x[0], into, into.dtype))
+    return share * min(forward, dense / seconds(lambda: scatter(sparse, post, LINEAR, into)))
 
 
 class _Example:

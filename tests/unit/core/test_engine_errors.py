@@ -30,7 +30,10 @@ each_rule = pytest.mark.parametrize("rule", ["bptt", "ottt", "sltt", "dfa", "opz
     [
         (torch.zeros(6, 4, 13), r"0 \(Linear\) cannot take an input of shape \[4, 13\]"),
         (torch.zeros(6, 4, 2, 5), r"0 \(Linear\) cannot take an input of shape \[4, 2, 5\]"),
-        (torch.zeros(6, 4, 12), r"shape \[4, 12\] \(batch first\) and dtype torch.float32: its weights are torch.float64"),
+        (
+            torch.zeros(6, 4, 12),
+            r"shape \[4, 12\] \(batch first\) and dtype torch.float32: its weights are torch.float64",
+        ),
     ],
 )
 def test_a_sample_that_the_network_cannot_take_is_refused_at_bind(rule: str, x: Tensor, message: str) -> None:
