@@ -21,7 +21,7 @@ from onward.core.graph import Kind, Node
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, dense
+from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
 from onward.core.synapse import Params, drive, effective, rowwise
 from onward.kernels.scan import shift
 from onward.kernels.sparse import SparseRows, sparse_rows
@@ -273,7 +273,16 @@ class CreditWalk(Interpreter):
             return _noisy_drive(node, params, sent, rows)
         if isinstance(sent, SparseRows):
             return drive(node.module, params, sent)
+        if len(sent) > 1 and sent.stride(0) == 0 and not sent.requires_grad:
+            return self._still_drive(node, params, sent)
         return self.links.connect(node, params, sent, rows if signal.clean is sent else sent)
+
+    def _still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
+        """The drive of one frame seen many times: worked out once a sequence, or once an update."""
+        known = self.carry.still.get(node.index)
+        if known is None or known.params is not params or known.place != x.data_ptr():
+            self.carry.still[node.index] = known = Still(params, x.data_ptr(), drive(node.module, params, x[:1]))
+        return known.drive.expand(len(x), *known.drive.shape[1:])
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """Fires; the graph goes on behind the spike only where it may."""

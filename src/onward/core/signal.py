@@ -133,17 +133,27 @@ class Signal(NamedTuple):
         return self.map(Tensor.detach)
 
 
+class Still(NamedTuple):
+    """The drive ``[1, B, ...]`` of a frame that stands still: made with ``params`` of the frame at ``place``."""
+
+    params: Any
+    place: int
+    drive: Tensor
+
+
 @dataclass
 class Carry:
     """Everything that lives as long as one sequence; memory O(1) in its length.
 
     ``states`` membranes by neuron; ``delays`` what waits in delay lines; ``masks`` dropout masks;
-    ``traces`` eligibility traces, ``sums`` running sums, ``queues`` late errors by owner; ``step`` the next time step.
+    ``still`` drives of input that stands still; ``traces`` eligibility traces, ``sums`` running sums, ``queues`` late
+    errors by owner; ``step`` the next time step.
     """
 
     states: dict[int, State] = field(default_factory=dict)
     delays: dict[int, Signal] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
+    still: dict[int, Still] = field(default_factory=dict)
     traces: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     queues: dict[str, Tensor] = field(default_factory=dict)
@@ -155,6 +165,7 @@ class Carry:
             dict(self.states),
             dict(self.delays),
             dict(self.masks),
+            dict(self.still),
             dict(self.traces),
             dict(self.sums),
             dict(self.queues),
