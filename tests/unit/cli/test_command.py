@@ -245,7 +245,7 @@ def test_ctrl_c_saves_and_exits_130(flags: list[str]) -> None:
     [
         (["--workload", "evnt"], "did you mean 'event'"),
         (["--rule", "otttt"], "did you mean 'ottt'"),
-        (["--precision", "bf16"], "--precision bf16 was given"),
+        (["--precision", "f16"], "--precision f16 was given"),
         (["--rounds", "0"], "at least 1"),
     ],
 )
