@@ -26,6 +26,9 @@ from onward.kernels.dense import linear, outer
 SPAN = 160
 """Outputs whose weights are worked on together, so that they stay in a core's cache."""
 
+NEVER = 0.3
+"""A share of non-zeros at which sparse products are slower on any machine."""
+
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
@@ -105,19 +108,25 @@ def sparse_rows(x: Tensor, most: float | None = None) -> SparseRows | None:
     row is contiguous. Cost: two passes over ``x``.
     """
     rows = _as_rows(x)
-    if rows is None or not COUNT.serves(rows) or not COLLECT.works or not ready(rows):
+    if rows is None or not COUNT.serves(rows):
         return None
-    most = break_even() if most is None else most
     sizes = torch.empty(len(rows), dtype=torch.int64)
     COUNT(rows, sizes)
     offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
     torch.cumsum(sizes, 0, out=offsets[1:])
     total = int(offsets[-1])
-    if total > most * x.numel():
+    if not _worth_it(total / x.numel(), rows, most):
         return None
     indices, values = torch.empty(total, dtype=torch.int32), torch.empty(total)
     COLLECT(rows, offsets, indices, values)
     return SparseRows(indices, offsets, values, x.shape, prod(x.shape[3:]) if x.dim() > 3 else 1)
+
+
+def _worth_it(share: float, rows: Tensor, most: float | None) -> bool:
+    """Whether that share of non-zeros is kept sparse; no loop is compiled to find out that it is far too many."""
+    if share > (NEVER if most is None and in_use() is Use.AUTO else 1.0) or not (COLLECT.works and ready(rows)):
+        return False
+    return share <= (break_even() if most is None else most)
 
 
 def _as_rows(x: Tensor) -> Tensor | None:
