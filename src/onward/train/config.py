@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=6, ge=0, description="passes over the training data")
+    epochs: int = Field(default=5, ge=0, description="passes over the training data")
     batch_size: int = Field(default=128, ge=1, description="samples in a mini-batch")
     steps: int | None = Field(
         default=None, ge=1, description="time steps of a sequence; none: the data's own number, or 6"
