@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -120,7 +121,9 @@ class Kernel:
             if not self._agrees():
                 self._broken = "its results differ from those of plain torch"
         except ImportError as error:
-            self._broken = f"numba cannot be used ({error})"
+            self._loops, self._broken = None, f"numba cannot be used ({error})"
+            _without_numba(str(error))
+            return
         except Exception as error:
             self._broken = f"it cannot be compiled ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
         self.seconds = perf_counter() - began
@@ -131,6 +134,12 @@ class Kernel:
 
 KERNELS: dict[str, Kernel] = {}
 """Every kernel by name."""
+
+
+@cache
+def _without_numba(why: str) -> None:
+    """Says once that no kernel can be had."""
+    warn(f"compiled kernels are off: numba cannot be used ({why}); plain torch serves, more slowly")
 
 
 def _compiled_loops() -> ModuleType:

@@ -243,10 +243,12 @@ def test_without_numba_plain_torch_serves(monkeypatch: pytest.MonkeyPatch) -> No
         raise ImportError("No module named 'numba'")
 
     monkeypatch.setattr(compiled, "_compiled_loops", missing)
-    kernel = Kernel("count", lambda: True)
+    compiled._without_numba.cache_clear()
+    kernels = [Kernel("count", lambda: True) for _ in range(2)]
     try:
-        with pytest.warns(KernelWarning, match=r"numba cannot be used \(No module named 'numba'\)"):
-            assert not kernel.works
+        with pytest.warns(KernelWarning, match=r"numba cannot be used \(No module named 'numba'\)") as said:
+            assert not any(kernel.works for kernel in kernels)
+        assert len(said) == 1
     finally:
         restore_count()
 
