@@ -60,11 +60,6 @@ class SparseRows:
         return self.values.dtype
 
     @property
-    def density(self) -> float:
-        """Non-zeros per element."""
-        return len(self.indices) / max(1, prod(self.shape))
-
-    @property
     def inner(self) -> int:
         """Features of one row."""
         return prod(self.shape[2:]) // self.places
