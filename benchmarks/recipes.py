@@ -1,6 +1,6 @@
 """Runs a recipe: every row with every seed, then a table; ``--write`` puts the results into the recipe's file.
 
-    python -m benchmarks.recipes recipes/mnist-mlp.toml [--rows BP OPZO] [--seeds 0 1] [--jobs 2] [--write]
+    python -m benchmarks.recipes recipes/mnist-mlp.toml [--rows BP OPZO] [--seeds 0 1] [--jobs 2] [--device cuda]
 
 A recipe is a configuration that ``onward train RECIPE`` accepts. Its table ``[recipe]`` lists rows (flags on top of
 the configuration), seeds, and what must come out. Each training is one ``onward train --json`` process.
@@ -21,7 +21,21 @@ from datetime import date
 from pathlib import Path
 from statistics import mean
 
+import torch
+
 MARK = "# Results, written by `python -m benchmarks.recipes`."
+
+
+@dataclass(frozen=True)
+class Host:
+    """What each training runs on."""
+
+    threads: int
+    device: str
+
+    def __str__(self) -> str:
+        """The class of machine: nothing that names it."""
+        return f"{machine(self.device)}, {self.threads} thread(s) a run"
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,13 @@ def onward(*arguments: str, threads: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(path: Path, row: Row, seed: int, threads: int) -> list[tuple[str, float, float, int]]:
+def run(path: Path, row: Row, seed: int, host: Host) -> list[tuple[str, float, float, int]]:
     """Trains one row with one seed; label, accuracy, seconds and samples of its own test and of further data."""
-    said = onward("train", str(path), *row.flags, "--seed", str(seed), threads=threads)
+    where = ("--device", host.device)
+    said = onward("train", str(path), *row.flags, "--seed", str(seed), *where, threads=host.threads)
     found = [(row.label, said["test_accuracy"], said["seconds"], 10_000)]
     for data in row.evaluate:
-        told = onward("eval", said["run"], "--data", os.path.expandvars(data), threads=threads)
+        told = onward("eval", said["run"], "--data", os.path.expandvars(data), *where, threads=host.threads)
         found.append(
             (f"{row.label} on {Path(os.path.expandvars(data)).stem}", told["test_accuracy"], 0.0, told["samples"])
         )
@@ -80,10 +95,10 @@ def run(path: Path, row: Row, seed: int, threads: int) -> list[tuple[str, float,
     return found
 
 
-def collect(path: Path, rows: list[Row], seeds: list[int], jobs: int, threads: int) -> list[Result]:
+def collect(path: Path, rows: list[Row], seeds: list[int], jobs: int, host: Host) -> list[Result]:
     """All trainings, ``jobs`` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [(seed, pool.submit(run, path, row, seed, threads)) for row in rows for seed in seeds]
+        futures = [(seed, pool.submit(run, path, row, seed, host)) for row in rows for seed in seeds]
         flat = [(seed, *found) for seed, future in futures for found in future.result()]
     labels = list(dict.fromkeys(label for _, label, *_ in flat))
     grouped = {label: [line for line in flat if line[1] == label] for label in labels}
@@ -99,12 +114,13 @@ def collect(path: Path, rows: list[Row], seeds: list[int], jobs: int, threads: i
     ]
 
 
-def machine() -> str:
-    """The class of machine: cores and architecture, nothing that names it."""
-    return f"{os.cpu_count()} cores, {platform.machine()}, CPU"
+def machine(device: str = "cpu") -> str:
+    """Cores, architecture and processor of products: a class of machine, nothing that names one."""
+    processor = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} cores, {platform.machine()}, {processor}"
 
 
-def write(path: Path, results: list[Result], threads: int) -> None:
+def write(path: Path, results: list[Result], host: Host) -> None:
     """Replaces the results in the recipe's file; rows that were not run again stay."""
     text = path.read_text()
     head = text.split(MARK)[0].rstrip()
@@ -118,7 +134,7 @@ def write(path: Path, results: list[Result], threads: int) -> None:
             "samples": result.samples,
             "seconds": round(result.seconds),
             "date": date.today().isoformat(),
-            "machine": f"{machine()}, {threads} thread(s) a run",
+            "machine": str(host),
         }
     lines = [head, "", MARK]
     for entry in held.values():
@@ -134,15 +150,17 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, help="default: the recipe's")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each training")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--write", action="store_true", help="put the results into the recipe's file")
     asked = parser.parse_args()
+    host = Host(asked.threads, asked.device)
     recipe, rows = read(asked.recipe)
     chosen = [row for row in rows if not asked.rows or row.label in asked.rows]
-    results = collect(asked.recipe, chosen, asked.seeds or recipe["seeds"], asked.jobs, asked.threads)
+    results = collect(asked.recipe, chosen, asked.seeds or recipe["seeds"], asked.jobs, host)
     print("| row | mean % | range | seeds | seconds a run |\n|---|---|---|---|---|")
     print("\n".join(result.line for result in results))
     if asked.write:
-        write(asked.recipe, results, asked.threads)
+        write(asked.recipe, results, host)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from conformance.zoo import BATCH, GRID, PER_BATCH, REFUSED, RULES, STEPS, ZOO, 
 from onward.core import Frames, GradSink, KeyedDraws, LearningRule, Network, run_sequence
 from onward.core.errors import TopologyMismatch
 from onward.rules import rules
+from onward.train.parts import check_device
 
 CELLS = RULES + GRID
 BY_LABEL = {label(rule): rule for rule in CELLS}
@@ -219,7 +220,7 @@ def _accumulate(net: Network, rule: LearningRule, x: torch.Tensor, y: torch.Tens
 def test_a_gpu_gives_the_same_numbers(rule: dict, name: str) -> None:
     """Randomness included: draws are keyed, not drawn from a device's generator."""
     (x, y), found = data(name), []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", check_device("cuda")):
         net = make(name).to(device)
         built = bound(rule, net, x.to(device))
         teach(net, built, x.to(device), y.to(device))

@@ -48,7 +48,10 @@ class Allocations(Meter):
 
     def __enter__(self) -> Allocations:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+        # One cycle only; without acc_events some releases of torch warn that others would be forgotten.
+        self._profiler = torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        )
         self._profiler.__enter__()
         return self
 

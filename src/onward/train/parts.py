@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,16 @@ def check_device(device: str) -> str:
         raise ConfigError(
             f"device {device} was asked for, but there are {count} (numbered from 0); use --device cuda:0"
         )
+    _open(device)
     return device
+
+
+def _open(device: str) -> None:
+    """A first product forward and backward: both threads have a context then, else torch warns that one has none."""
+    one = torch.ones(1, 1, device=device, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one.mm(one).sum().backward()
 
 
 def resolve_steps(data: Dataset, asked: int | None) -> int:
