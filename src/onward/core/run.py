@@ -21,7 +21,8 @@ from onward.core.synapse import effective
 from onward.kernels.host import keep_pages
 
 MOST_STEPS = 32
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 384 * 2**20
+HELD = 4
 
 
 @dataclass
@@ -146,10 +147,9 @@ def fit_chunk(net: Network, rule: LearningRule, chunk: int, *, online: bool) -> 
 
 
 def auto_chunk(sizes: dict[int, torch.Size], batch: int, steps: int, itemsize: int = 4) -> int:
-    """The longest chunk up to 32 steps whose activations stay within 256 MB.
+    """The longest chunk up to 32 steps whose activations stay within 384 MB.
 
-    ``sizes`` as from `onward.core.interpret.shapes`; per neuron and step a rule holds drive, potential, spike, slope,
-    trace, noise and credit.
+    ``sizes`` as from `onward.core.interpret.shapes`; a rule was measured to hold about four numbers per neuron and step.
     """
-    per_step = 7 * batch * itemsize * sum(size.numel() for size in sizes.values())
+    per_step = HELD * batch * itemsize * sum(size.numel() for size in sizes.values())
     return max(1, min(MOST_STEPS, steps, MOST_BYTES // max(1, per_step)))

@@ -89,13 +89,13 @@ def test_shapes_of_every_neuron_and_the_output() -> None:
 
 
 def test_the_default_chunk_fits_its_budget() -> None:
-    small, large = {1: torch.Size([100]), -1: torch.Size([10])}, {1: torch.Size([512, 64, 64])}
+    small, large = {1: torch.Size([100]), -1: torch.Size([10])}, {1: torch.Size([2048, 64, 64])}
     assert auto_chunk(small, batch=32, steps=6) == 6
     assert auto_chunk(small, batch=32, steps=1000) == 32
     assert auto_chunk(large, batch=4, steps=100) == 1
-    sizes = {1: torch.Size([100_000])}
+    sizes = {1: torch.Size([1_000_000])}
     chunk = auto_chunk(sizes, batch=16, steps=100)
-    assert 7 * 16 * 4 * 100_000 * chunk <= 256 * 2**20 < 7 * 16 * 4 * 100_000 * (chunk + 1)
+    assert 4 * 16 * 4 * 1_000_000 * chunk <= 384 * 2**20 < 4 * 16 * 4 * 1_000_000 * (chunk + 1)
 
 
 def test_firing_rates_are_means_over_steps_batch_and_units() -> None:
