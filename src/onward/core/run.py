@@ -22,7 +22,7 @@ from onward.kernels.host import keep_pages
 
 MOST_STEPS = 32
 MOST_BYTES = 384 * 2**20
-HELD = 4
+HELD = 4  # numbers per neuron and step, as measured in convolutional networks
 
 
 @dataclass
@@ -149,7 +149,7 @@ def fit_chunk(net: Network, rule: LearningRule, chunk: int, *, online: bool) -> 
 def auto_chunk(sizes: dict[int, torch.Size], batch: int, steps: int, itemsize: int = 4) -> int:
     """The longest chunk up to 32 steps whose activations stay within 384 MB.
 
-    ``sizes`` as from `onward.core.interpret.shapes`; a rule was measured to hold about four numbers per neuron and step.
+    ``sizes`` as from `onward.core.interpret.shapes`; about four numbers were seen held per neuron and step.
     """
     per_step = HELD * batch * itemsize * sum(size.numel() for size in sizes.values())
     return max(1, min(MOST_STEPS, steps, MOST_BYTES // max(1, per_step)))
