@@ -1,6 +1,7 @@
 """Runs a recipe: every row with every seed, then a table; ``--write`` puts the results into the recipe's file.
 
-    python -m benchmarks.recipes recipes/mnist-mlp.toml [--rows BP OPZO] [--seeds 0 1] [--jobs 2] [--device cuda]
+    python -m benchmarks.recipes recipes/mnist-mlp.toml [--rows BP OPZO] [--seeds 0 1] [--jobs 2]
+        [--device cuda] [--write]
 
 A recipe is a configuration that ``onward train RECIPE`` accepts. Its table ``[recipe]`` lists rows (flags on top of
 the configuration), seeds, and what must come out. Each training is one ``onward train --json`` process.

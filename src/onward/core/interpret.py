@@ -273,15 +273,16 @@ class CreditWalk(Interpreter):
             return _noisy_drive(node, params, sent, rows)
         if isinstance(sent, SparseRows):
             return drive(node.module, params, sent)
-        if len(sent) > 1 and sent.stride(0) == 0 and not sent.requires_grad:
+        if _stands_still(sent):
             return self._still_drive(node, params, sent)
         return self.links.connect(node, params, sent, rows if signal.clean is sent else sent)
 
     def _still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
         """The drive of one frame seen many times: worked out once a sequence, or once an update."""
-        known = self.carry.still.get(node.index)
-        if known is None or known.params is not params or known.place != x.data_ptr():
-            self.carry.still[node.index] = known = Still(params, x.data_ptr(), drive(node.module, params, x[:1]))
+        frame, known = x[:1], self.carry.still.get(node.index)
+        if known is None or not known.serves(params, frame):
+            known = Still(params, frame, frame._version, drive(node.module, params, frame))
+            self.carry.still[node.index] = known
         return known.drive.expand(len(x), *known.drive.shape[1:])
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
@@ -324,6 +325,11 @@ def nonzeros(clean: Tensor | SparseRows) -> Tensor | SparseRows:
     if len(clean) > 1 and clean.stride(0) == 0:
         return clean
     return sparse_rows(clean) or clean
+
+
+def _stands_still(x: Tensor) -> bool:
+    """Whether ``x`` is one frame seen many times, outside any graph, whose overwriting torch would notice."""
+    return len(x) > 1 and x.stride(0) == 0 and not x.requires_grad and not x.is_inference()
 
 
 def _noisy_drive(node: Node, params: Params, sent: Perturbed, rows: Tensor | SparseRows) -> Tensor:

@@ -147,7 +147,7 @@ def fit_chunk(net: Network, rule: LearningRule, chunk: int, *, online: bool) -> 
 
 
 def auto_chunk(sizes: dict[int, torch.Size], batch: int, steps: int, itemsize: int = 4) -> int:
-    """The longest chunk up to 32 steps whose activations stay within 384 MB.
+    """The longest chunk up to 32 steps whose activations take about 384 MB at most.
 
     ``sizes`` as from `onward.core.interpret.shapes`; about four numbers were seen held per neuron and step.
     """

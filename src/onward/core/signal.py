@@ -134,11 +134,20 @@ class Signal(NamedTuple):
 
 
 class Still(NamedTuple):
-    """The drive ``[1, B, ...]`` of a frame that stands still: made with ``params`` of the frame at ``place``."""
+    """The drive ``[1, B, ...]`` of a ``frame`` that stands still, made with ``params``.
+
+    The frame is held, so that no other can take its place in memory; ``version`` tells when it is overwritten.
+    """
 
     params: Any
-    place: int
+    frame: Tensor
+    version: int
     drive: Tensor
+
+    def serves(self, params: Any, frame: Tensor) -> bool:
+        """Whether this is the drive of that frame with those parameters."""
+        same = self.frame.data_ptr() == frame.data_ptr() and self.version == frame._version
+        return same and self.params is params
 
 
 @dataclass

@@ -35,7 +35,7 @@ class TrainConfig(BaseModel):
         default=None, ge=1, description="time steps of a sequence; none: the data's own number, or 6"
     )
     chunk: int | None = Field(
-        default=None, ge=1, description="time steps computed at once; changes no result; none: up to 32 within 384 MB"
+        default=None, ge=1, description="time steps computed at once; changes no result; none: up to 32 in about 384 MB"
     )
     validation: float = Field(
         default=0.0, ge=0, lt=1, description="fraction of the training data held out to choose the epoch"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conformance.harness import OBJECTIVE, bound, relative, teach
 from conformance.zoo import ZOO, data, make
@@ -96,6 +96,23 @@ def test_the_default_chunk_fits_its_budget() -> None:
     sizes = {1: torch.Size([1_000_000])}
     chunk = auto_chunk(sizes, batch=16, steps=100)
     assert 4 * 16 * 4 * 1_000_000 * chunk <= 384 * 2**20 < 4 * 16 * 4 * 1_000_000 * (chunk + 1)
+
+
+class Overwritten(Frames):
+    """Frames of which each pair of steps is equal, shown as one frame seen twice, always in the same memory."""
+
+    def chunk(self, start: int, stop: int) -> Tensor:
+        self.frame = getattr(self, "frame", torch.empty_like(self.x[0])).copy_(self.x[start])
+        return self.frame.expand(stop - start, *self.frame.shape)
+
+
+def test_a_frame_that_stands_still_for_one_chunk_only_is_seen_to_change() -> None:
+    x, y = data("mlp")
+    x = x[:2].repeat_interleave(2, 0)
+    found, expected = (teach(make("mlp"), "sltt", frames, y, chunk=2) for frames in (Overwritten(x), Frames(x)))
+    assert not torch.equal(x[0], x[2])
+    assert relative(found.outs, expected.outs) < 1e-12
+    assert all(relative(found.grads[name], grad) < 1e-12 for name, grad in expected.grads.items())
 
 
 def test_firing_rates_are_means_over_steps_batch_and_units() -> None:

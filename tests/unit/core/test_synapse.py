@@ -20,7 +20,7 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 PADDINGS = ["zeros", "reflect", "replicate", "circular"]
 
 
-def check(module: nn.Module, shape: tuple[int, ...], rows: int, ops: type[SynapseOps]) -> None:
+def assert_identities(module: nn.Module, shape: tuple[int, ...], rows: int, ops: type[SynapseOps]) -> None:
     """Both identities, and all gradients against autograd through the module itself."""
     module = module.double()
     found = ops_of(module)
@@ -47,11 +47,11 @@ def check(module: nn.Module, shape: tuple[int, ...], rows: int, ops: type[Synaps
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.booleans())
 def test_linear(rows: int, fan_in: int, fan_out: int, bias: bool) -> None:
-    check(nn.Linear(fan_in, fan_out, bias=bias), (fan_in,), rows, LinearOps)
+    assert_identities(nn.Linear(fan_in, fan_out, bias=bias), (fan_in,), rows, LinearOps)
 
 
 def test_linear_on_more_axes_than_one() -> None:
-    check(nn.Linear(4, 3), (5, 2, 4), 3, LinearOps)
+    assert_identities(nn.Linear(4, 3), (5, 2, 4), 3, LinearOps)
 
 
 @st.composite
@@ -75,29 +75,29 @@ def convolutions(draw: Any, dims: int) -> tuple[dict, tuple[int, ...], int]:
 
 @given(convolutions(1))
 def test_conv1d(case: tuple[dict, tuple[int, ...], int]) -> None:
-    check(nn.Conv1d(**case[0]), case[1], case[2], ConvOps)
+    assert_identities(nn.Conv1d(**case[0]), case[1], case[2], ConvOps)
 
 
 @given(convolutions(2))
 def test_conv2d(case: tuple[dict, tuple[int, ...], int]) -> None:
-    check(nn.Conv2d(**case[0]), case[1], case[2], ConvOps)
+    assert_identities(nn.Conv2d(**case[0]), case[1], case[2], ConvOps)
 
 
 @given(convolutions(3))
 def test_conv3d(case: tuple[dict, tuple[int, ...], int]) -> None:
-    check(nn.Conv3d(**case[0]), case[1], case[2], ConvOps)
+    assert_identities(nn.Conv3d(**case[0]), case[1], case[2], ConvOps)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("mode", PADDINGS)
 def test_padding_modes(dims: int, mode: str) -> None:
     module = CONVS[dims](2, 3, 3, padding=1, padding_mode=mode)
-    check(module, (2, *[5] * dims), 2, ConvOps if mode == "zeros" else VjpOps)
+    assert_identities(module, (2, *[5] * dims), 2, ConvOps if mode == "zeros" else VjpOps)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_padding_by_name(padding: str) -> None:
-    check(nn.Conv2d(2, 3, 3, padding=padding), (2, 5, 5), 2, VjpOps)
+    assert_identities(nn.Conv2d(2, 3, 3, padding=padding), (2, 5, 5), 2, VjpOps)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.integers(1, 2), st.integers(1, 3), st.booleans())
@@ -106,7 +106,7 @@ def test_transposed_convolutions_by_the_generic_products(
 ) -> None:
     assume(kernel > 2 * padding)
     module = nn.ConvTranspose2d(2 * groups, 3 * groups, kernel, stride, padding, groups=groups, bias=bias)
-    check(module, (2 * groups, 3, 3), rows, VjpOps)
+    assert_identities(module, (2 * groups, 3, 3), rows, VjpOps)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_transposed_convolutions_by_the_generic_products(
 def test_standardised_weights_keep_their_products(
     module: nn.Module, shape: tuple[int, ...], ops: type[SynapseOps]
 ) -> None:
-    check(standardize(module), shape, 3, ops)
+    assert_identities(standardize(module), shape, 3, ops)
 
 
 def test_the_sink_pulls_effective_gradients_back_to_the_stored_weights() -> None:
