@@ -32,7 +32,7 @@ from onward.credit.base import Temporal
 from onward.credit.bp import BackPropagation
 from onward.credit.local import NoLocal
 from onward.credit.ottt import OTTT, Eligibility
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 from onward.models import models
 from onward.neurons import LIF, neurons
 from onward.rules.online import Online

@@ -22,9 +22,9 @@ from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
-from onward.core.synapse import Params, drive, effective, rowwise
+from onward.core.synapse import Params, drive, effective, gather_pays, rowwise
 from onward.kernels.scan import shift
-from onward.kernels.sparse import SparseRows, sparse_rows
+from onward.kernels.rows import SparseRows, sparse_rows
 
 
 class Norms(ABC):
@@ -334,7 +334,8 @@ def _stands_still(x: Tensor) -> bool:
 
 def _noisy_drive(node: Node, params: Params, sent: Perturbed, rows: Tensor | SparseRows) -> Tensor:
     """W (s + a z); as W s + a W z where s is sparse and steps share z."""
-    if isinstance(rows, Tensor) or len(sent.noise.blocks) == len(rows):
+    apart = len(sent.noise.blocks) / len(rows)  # what the product with z costs, of a dense one
+    if isinstance(rows, Tensor) or not gather_pays(node.module, params, rows, leaving=apart):
         return drive(node.module, params, sent.sum)
     linear = {name: value for name, value in params.items() if name != "bias"}
     noise = sent.noise.through(lambda z: drive(node.module, linear, z))

@@ -17,7 +17,7 @@ from onward.core.objective import Objective
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onward.core.errors import ShapeError
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 class Sequence(ABC):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onward.core.draws import Draws
 from onward.core.neuron import State
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from torch.nn.utils import parametrize
 
 from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
-from onward.kernels.sparse import LINEAR, SparseRows, Taps, conv_taps, gather, ready, scatter
+from onward.kernels.rows import SparseRows
+from onward.kernels.sparse import gather, pays, ready, scatter
+from onward.kernels.taps import LINEAR, Taps, conv_size, conv_taps
 
 Params = Mapping[str, Tensor]
 
@@ -152,9 +154,10 @@ def drive(module: nn.Module, params: Params, x: Tensor | SparseRows) -> Tensor:
     ops = ops_of(module)
     if isinstance(x, Tensor):
         return rowwise(lambda rows: ops.apply(module, params, rows), x)
-    taps = _taps(ops, module, x)
-    if taps is None:
+    if not gather_pays(module, params, x):
         return drive(module, params, x.dense())
+    taps = ops.taps(module, x)
+    assert taps is not None
     flat = gather(x, params["weight"].to(x.dtype), taps, params.get("bias"))
     return _as_drive(flat, module, x)
 
@@ -193,7 +196,7 @@ def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: T
     ops = ops_of(module)
     if isinstance(pre, SparseRows):
         taps = _taps(ops, module, pre)
-        if taps is not None and into["weight"].dtype is torch.float32:
+        if taps is not None and _scatter_pays(module, params, pre, post, taps, into):
             return scatter(pre, _as_rows(post), taps, into["weight"])
         pre = pre.dense()
     if len(pre) > 1 and pre.stride(0) == 0:
@@ -206,12 +209,46 @@ def _taps(ops: SynapseOps, module: nn.Module, rows: SparseRows) -> Taps | None:
     return taps if taps is not None and ready(rows.values) else None
 
 
+def gather_pays(module: nn.Module, params: Params, x: SparseRows, leaving: float = 0.0) -> bool:
+    """Whether the drive of ``x`` is faster without its zeros, even if that part of the dense product's time is spent."""
+    ops, weight = ops_of(module), params["weight"]
+    taps = _taps(ops, module, x)
+    return taps is not None and pays(
+        "gather",
+        _size(x, weight),
+        x,
+        lambda rows: gather(rows, weight.to(x.dtype), taps, None),
+        lambda dense: ops.apply(module, params, dense.flatten(0, 1)),
+        leaving,
+    )
+
+
+def _scatter_pays(
+    module: nn.Module, params: Params, pre: SparseRows, post: Tensor, taps: Taps, into: Params
+) -> bool:
+    """Whether the weight gradient is faster without the zeros of ``pre``."""
+    if into["weight"].dtype is not torch.float32:
+        return False
+    trial, ops = {"weight": torch.zeros_like(into["weight"])}, ops_of(module)
+    return pays(
+        "scatter",
+        _size(pre, into["weight"]),
+        pre,
+        lambda rows: scatter(rows, _as_rows(post), taps, trial["weight"]),
+        lambda dense: ops.outer(module, params, dense.flatten(0, 1), post.flatten(0, 1), trial),
+    )
+
+
+def _size(rows: SparseRows, weight: Tensor) -> tuple[int, ...]:
+    """What tells one product from another: images, places, outputs, and the numbers that each adds up."""
+    return rows.shape[0] * rows.shape[1], rows.places, len(weight), weight[0].numel()
+
+
 def _as_drive(flat: Tensor, module: Any, x: SparseRows) -> Tensor:
     """Rows ``[K * B * positions, out]`` as the drive of a layer."""
     if x.dim() == 3:
         return flat.view(*x.shape[:2], -1)
-    settings = zip(x.shape[3:], module.kernel_size, module.stride, module.padding, module.dilation, strict=True)
-    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in settings]
+    out = conv_size(tuple(x.shape[3:]), module.kernel_size, module.stride, module.padding, module.dilation)
     return flat.view(*x.shape[:2], *out, -1).movedim(-1, 2)
 
 

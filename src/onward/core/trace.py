@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onward.core.signal import Carry
 from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan, weighted_sum
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 @dataclass(frozen=True)

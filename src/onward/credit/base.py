@@ -26,7 +26,7 @@ from onward.core.sink import Sink
 from onward.core.synapse import Params, through
 from onward.core.trace import Presynaptic
 from onward.kernels.feedback import Feedback
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 Credit = Tensor | Feedback
 """What reaches a layer's spikes: ``[K, B, *features]``, or the factors of it."""

@@ -22,7 +22,7 @@ from onward.core.signal import Context
 from onward.core.sink import Sink
 from onward.core.synapse import Params, effective, through
 from onward.credit.base import Credit, Head, Port, Quiet, spatials
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 class Mirrored(Quiet, ABC):

@@ -15,7 +15,7 @@ from onward.core.signal import Noise, Perturbed, Signal
 from onward.core.synapse import Params, through
 from onward.credit.base import Port, Spatial
 from onward.credit.perturbation import Perturbation
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 class Noisy(Spatial, ABC):

@@ -23,7 +23,7 @@ from onward.core.registry import Choice
 from onward.core.signal import Carry, Context
 from onward.core.trace import Presynaptic, ones_trace, trace
 from onward.credit.base import Fidelity, Temporal, temporals
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 def neuron_decay(node: Node | None) -> float:

@@ -16,7 +16,7 @@ from onward.core.registry import Choice
 from onward.core.signal import Carry, Context
 from onward.core.trace import Presynaptic
 from onward.credit.base import Temporal, temporals
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 
 
 class Instantaneous(Temporal, ABC):

@@ -36,7 +36,7 @@ class Choice(Generic[Way]):
         plain = next(iter(self.ways.values()))
         if len(self.ways) == 1 or in_use() is Use.NEVER:
             return plain
-        key = f"{self.name} {' '.join(str(_class(n)) for n in size)}"
+        key = f"{self.name} {' '.join(str(size_class(n)) for n in size)}"
         return self.ways.get(measured(key, lambda: self._fastest(arguments)), plain)
 
     def _fastest(self, arguments: tuple) -> str:
@@ -67,7 +67,7 @@ def seconds(function: Callable[[], Any]) -> float:
     return sorted(times[1:])[ROUNDS // 2]
 
 
-def _class(n: int) -> int:
+def size_class(n: int) -> int:
     """Sizes within a factor of 2 share what was measured: the power of two at or above."""
     return 1 << max(0, n - 1).bit_length()
 

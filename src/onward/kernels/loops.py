@@ -17,6 +17,7 @@ from numba import prange, set_num_threads, types
 from numba.extending import intrinsic
 
 from onward.kernels.compiled import warn
+from onward.kernels.registers import SPAN, add_rows
 
 __all__ = [
     "MOST_THREADS",
@@ -29,7 +30,7 @@ __all__ = [
     "scatter",
     "set_num_threads",
     "signs",
-    "unpack",
+    "turn",
 ]
 
 MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -62,7 +63,6 @@ def _compiled(**options: Any) -> Callable[[Callable], Callable]:
 
 
 _loop = _compiled(parallel=True, nogil=True, fastmath={"contract"})
-_sum = _compiled(parallel=True, nogil=True, fastmath={"contract", "nsz", "reassoc"})
 
 
 @intrinsic
@@ -190,7 +190,33 @@ def collect(x, offsets, indices, values):
                 n += 1
 
 
-@_sum
+@_loop
+def turn(indices, offsets, values, cells, total, images, rows, turned, weights, starts):
+    """Lists the non-zeros of each column of a block of ``images``: ``turned`` their cells, ``weights`` their values.
+
+    Row r is place r % places of an image, which lies in cell ``cells[place]`` of ``total``.
+    """
+    places, columns = cells.size, starts.shape[1] - 1
+    a_block = images * places
+    for block in prange(starts.shape[0]):
+        first, last = block * a_block, min(rows, block * a_block + a_block)
+        ends = starts[block]
+        for n in range(offsets[first], offsets[last]):
+            ends[indices[n] + 1] += 1
+        ends[0] = offsets[first]
+        for column in range(columns):
+            ends[column + 1] += ends[column]
+        free = ends[:columns].copy()
+        for r in range(first, last):
+            cell = (r - first) // places * total + cells[(r - first) % places]
+            for n in range(offsets[r], offsets[r + 1]):
+                at = free[indices[n]]
+                free[indices[n]] = at + 1
+                turned[at] = cell
+                weights[at] = values[n]
+
+
+@_loop
 def pack(weight, packed):
     """``weight`` ``[width, taps, n]`` as ``packed`` ``[spans, taps, n, span]``: one cache-sized block a span."""
     spans, taps, size, span = packed.shape
@@ -203,65 +229,64 @@ def pack(weight, packed):
                 packed[s, tap, n, j] = weight[s * span + j, tap, n]
 
 
-@_sum
-def unpack(packed, weight):
-    """Adds ``packed`` to ``weight``; see `pack`."""
-    spans, taps, size, span = packed.shape
-    width = weight.shape[0]
-    groups = (size + 63) // 64
-    for item in prange(spans * taps * groups):
-        s, tap, i = item % spans, item // spans % taps, item // (spans * taps) * 64
-        for j in range(min(span, width - s * span)):
-            for n in range(i, min(size, i + 64)):
-                weight[s * span + j, tap, n] += packed[s, tap, n, j]
+@_loop
+def gather(indices, offsets, values, table, places, packed, start, out):
+    """out[image p] = start + sum over taps, and the non-zeros of the place each reads, of value * weight[tap, index].
 
-
-@_sum
-def gather(indices, offsets, values, table, places, packed, out):
-    """out[image p] += sum over taps, and the non-zeros of the place each reads, of value * weight[tap, index]."""
+    One tap after the other, for a block of rows, so that its weights stay near.
+    """
     positions, taps = table.shape
     rows, width = out.shape
-    spans, span = packed.shape[0], packed.shape[3]
+    spans = packed.shape[0]
     groups = (rows + 63) // 64
     for item in prange(spans * groups):
-        s, group = item // groups, item % groups
-        for r in range(group * 64, min(rows, group * 64 + 64)):
-            o = out[r, s * span : min(width, s * span + span)]
-            for tap in range(taps):
+        s, first = item // groups, item % groups * 64
+        last = min(rows, first + 64)
+        sums = np.empty((64, SPAN), np.float32)
+        sums[:] = start[s]
+        for tap in range(taps):
+            weights = packed[s, tap]
+            for r in range(first, last):
                 place = table[r % positions, tap]
-                if place < 0:
-                    continue
-                source = r // positions * places + place
-                n, last = offsets[source], offsets[source + 1]
-                while n + 4 <= last:
-                    a, b = packed[s, tap, indices[n]], packed[s, tap, indices[n + 1]]
-                    c, d = packed[s, tap, indices[n + 2]], packed[s, tap, indices[n + 3]]
-                    va, vb, vc, vd = values[n], values[n + 1], values[n + 2], values[n + 3]
-                    for j in range(o.size):
-                        o[j] += (va * a[j] + vb * b[j]) + (vc * c[j] + vd * d[j])
-                    n += 4
-                while n < last:
-                    a, va = packed[s, tap, indices[n]], values[n]
-                    for j in range(o.size):
-                        o[j] += va * a[j]
-                    n += 1
+                if place >= 0:
+                    source = r // positions * places + place
+                    add_rows(weights, 0, indices, values, offsets[source], offsets[source + 1], sums[r - first])
+        for r in range(first, last):
+            o, found = out[r, s * SPAN : min(width, s * SPAN + SPAN)], sums[r - first]
+            for j in range(o.size):
+                o[j] = found[j]
 
 
-@_sum
-def scatter(indices, offsets, values, table, places, post, packed):
-    """weight[tap, index] += value * post[image p], over all positions and the non-zeros that their taps read."""
-    positions, taps = table.shape
+@_loop
+def scatter(turned, weights, starts, post, homes, total, images, shifts, parts, into):
+    """into[:, column tap] += sum over the non-zeros of a column of value * post[position that the tap reads it for].
+
+    Non-zeros as from `turn`. A block of ``post`` is laid out on the grid of ``total`` cells, position p in cell
+    ``homes[p]``, so that tap k finds its position ``shifts[k]`` cells further on.
+    """
     rows, width = post.shape
-    spans, span = packed.shape[0], packed.shape[3]
-    for s in prange(spans):
-        for r in range(rows):
-            p = post[r, s * span : min(width, s * span + span)]
-            for tap in range(taps):
-                place = table[r % positions, tap]
-                if place < 0:
-                    continue
-                source = r // positions * places + place
-                for n in range(offsets[source], offsets[source + 1]):
-                    g, v = packed[s, tap, indices[n]], values[n]
-                    for j in range(p.size):
-                        g[j] += v * p[j]
+    positions, taps, blocks, columns = homes.size, shifts.size, starts.shape[0], starts.shape[1] - 1
+    spans, a_part = (width + SPAN - 1) // SPAN, (columns + parts - 1) // parts
+    for item in prange(spans * parts):
+        low, first = item // parts * SPAN, item % parts * a_part
+        high, last = min(width, low + SPAN), min(columns, first + a_part)
+        near = np.zeros((images * total, SPAN), np.float32)
+        sums = np.zeros((max(0, last - first) * taps, SPAN), np.float32)
+        for block in range(blocks):
+            begin = block * images * positions
+            for r in range(begin, min(rows, begin + images * positions)):
+                home = homes[(r - begin) % positions]
+                if home >= 0:
+                    kept, new = near[(r - begin) // positions * total + home, : high - low], post[r, low:high]
+                    for j in range(kept.size):
+                        kept[j] = new[j]
+            for column in range(first, last):
+                begin, end = starts[block, column], starts[block, column + 1]
+                if begin < end:
+                    for tap in range(taps):
+                        add_rows(near, shifts[tap], turned, weights, begin, end, sums[(column - first) * taps + tap])
+        for column in range(0, len(sums), 16):
+            for j in range(low, high):
+                grad = into[j, first * taps + column : first * taps + min(len(sums), column + 16)]
+                for i in range(grad.size):
+                    grad[i] += sums[column + i, j - low]

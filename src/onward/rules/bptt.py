@@ -26,7 +26,7 @@ from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Signal, dense
 from onward.core.synapse import through
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
 

@@ -49,7 +49,7 @@ from onward.credit.base import (
 )
 from onward.credit.posts import Posts
 from onward.kernels.scan import shift
-from onward.kernels.sparse import SparseRows
+from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
 OUTPUT = "output"

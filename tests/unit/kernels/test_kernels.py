@@ -20,7 +20,7 @@ from onward.kernels.compiled import KERNELS, Kernel, KernelWarning, Use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.fire import Recurrence, Shape, fire, membrane
 from onward.kernels.signs import plain_signs, signs
-from onward.kernels.sparse import SparseRows, sparse_rows
+from onward.kernels.rows import SparseRows, sparse_rows
 from onward.surrogates import Rectangle, Sigmoid, Surrogate, Triangle
 
 

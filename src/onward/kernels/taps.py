@@ -1,0 +1,97 @@
+"""Where the synapses of a layer read, as lists that all kinds of layers share.
+
+A synapse is a set of *taps*, each of which reads one place of the input for every position of the output: a linear
+layer has one tap and one position, a 3 x 3 convolution nine taps.
+
+Seen from the input, place q is read by tap k for one position, or for none. On a *grid* with room for what lies
+beyond the border, that position is a fixed number of cells away:
+
+    home of the position = cell of q + shift of k
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Taps:
+    """``table`` ``[positions, taps]``: the place that a tap reads for a position, -1 beyond the border.
+
+    On the grid of ``total`` cells: ``cells`` ``[places]``, ``homes`` ``[positions]`` (-1 where no tap reads anything),
+    ``shifts`` ``[taps]``.
+    """
+
+    table: Tensor
+    cells: Tensor
+    homes: Tensor
+    shifts: Tensor
+    total: int
+
+    @property
+    def places(self) -> int:
+        """Places of the input map."""
+        return len(self.cells)
+
+    @property
+    def positions(self) -> int:
+        """Places of the output map."""
+        return len(self.homes)
+
+
+_ONE = torch.zeros(1, dtype=torch.int32)
+LINEAR = Taps(_ONE[None], _ONE, _ONE, _ONE, 1)
+"""One tap that reads the only place."""
+
+
+@cache
+def conv_taps(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Taps:
+    """The taps of a convolution over a map of ``size``."""
+    axes = list(zip(size, kernel, stride, padding, dilation, strict=True))
+    out = conv_size(size, kernel, stride, padding, dilation)
+    starts = [torch.arange(m) * s - p for m, (_, _, s, p, _) in zip(out, axes, strict=True)]
+    steps = [torch.arange(k) * d for _, k, _, _, d in axes]
+    reach = [int(step[-1]) for step in steps]
+    grid = tuple(n + r for n, r in zip(size, reach, strict=True))
+    read = _flat([(a[:, None] + b).flatten() for a, b in zip(starts, steps, strict=True)], size)
+    pairs = [n for pair in zip(out, kernel, strict=True) for n in pair]  # out_0, kernel_0, out_1, kernel_1, ...
+    order = [*range(0, len(pairs), 2), *range(1, len(pairs), 2)]
+    return Taps(
+        table=read.view(pairs).permute(order).reshape(prod(out), prod(kernel)).contiguous(),
+        cells=_flat([torch.arange(n) for n in size], grid),
+        homes=_flat([start + r for start, r in zip(starts, reach, strict=True)], grid),
+        shifts=_flat([r - step for step, r in zip(steps, reach, strict=True)], grid),
+        total=prod(grid),
+    )
+
+
+def conv_size(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> list[int]:
+    """The size of the map that a convolution over a map of ``size`` gives."""
+    axes = zip(size, kernel, stride, padding, dilation, strict=True)
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+
+
+def _flat(coordinates: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    """All combinations of an axis's ``coordinates`` each, as indices into a map of ``size``; -1 outside of it."""
+    flat, inside = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+    for at, n in zip(coordinates, size, strict=True):
+        flat = (flat[:, None] * n + at).flatten()
+        inside = (inside[:, None] & (at >= 0) & (at < n)).flatten()
+    return torch.where(inside, flat, -1).to(torch.int32)
