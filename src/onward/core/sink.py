@@ -79,8 +79,8 @@ class GradSink(Sink):
             self._grads[node.index] = {k: torch.zeros_like(w) for k, w in self._graph[node.index].items()}
         into = self._grads[node.index]
         if "bias" in into:
-            gain = [1.0] * len(post) if bias_gain is None else bias_gain
-            ops_of(module).bias(module, weighted_sum(post, gain), into)
+            seen = post.flatten(0, 1) if bias_gain is None else weighted_sum(post, bias_gain)
+            ops_of(module).bias(module, seen, into)
         for x, memory in pre.terms(post) if isinstance(pre, Trace) else ((pre, post),):
             deposit(module, params, x, memory, into)
 

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
 from onward.kernels.rows import SparseRows
+from onward.kernels.scan import weighted_sum
 from onward.kernels.sparse import gather, pays, ready, scatter
 from onward.kernels.taps import LINEAR, Taps, conv_size, conv_taps
 
@@ -200,7 +201,7 @@ def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: T
             return scatter(pre, _as_rows(post), taps, into["weight"])
         pre = pre.dense()
     if len(pre) > 1 and pre.stride(0) == 0:
-        return ops.outer(module, params, pre[0], post.sum(0), into)
+        return ops.outer(module, params, pre[0], weighted_sum(post, [1.0] * len(post)), into)
     return ops.outer(module, params, pre.flatten(0, 1), post.flatten(0, 1), into)
 
 

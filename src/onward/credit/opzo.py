@@ -95,13 +95,15 @@ class OPZO(Noisy):
                 shared = self._shares(sizes[node.index])
                 rows = sizes[node.index][0] if shared else sizes[node.index].numel()
                 self._maps.append((node, port, shared))
-                self._average(slot(node, port), torch.zeros(2, rows, port.width, dtype=dtype))
+                halves = torch.zeros(2, port.width, rows, dtype=dtype).transpose(1, 2)  # rows lie as kernels read them
+                self._average(slot(node, port), halves)
 
     def matrix(self, node: Node, port: Port) -> Tensor:
         """M ``[n, m]`` as `credit` reads it."""
         name = slot(node, port)
         if name not in self._read:
-            m = self.get_buffer(name).mean(0)
+            first, second = self.get_buffer(name)
+            m = (first + second).div_(2)
             self._read[name] = m / (1 - self.options.rho ** max(1, int(self.steps))) if self._corrects else m
         return self._read[name]
 
@@ -246,10 +248,7 @@ def _by_halves(z: Tensor, o: Tensor, odd: int) -> Tensor:
 
     The sample that an odd batch has over goes to the half called ``odd``: they take turns.
     """
-    half, width = (z.shape[1] + 1 - odd) // 2, o.shape[2]
-    both = o.new_zeros(*o.shape[:2], 2 * width)
-    both[:, :half, :width], both[:, half:, width:] = o[:, :half], o[:, half:]
-    return correlate(z.to(o), both.mul_(2 / z.shape[1])).unflatten(1, (2, width)).movedim(1, 0)
+    return correlate(z.to(o), o * (2 / z.shape[1]), (z.shape[1] + 1 - odd) // 2)
 
 
 def _spread(g: Tensor, like: Tensor) -> Tensor:

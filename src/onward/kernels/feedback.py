@@ -36,15 +36,20 @@ class Feedback:
         return post
 
 
-def correlate(z: Tensor, o: Tensor) -> Tensor:
-    """sum over steps and samples of z o^T: ``[n, m]`` from ``z`` ``[N, B, *features]`` and ``o`` ``[N, B, m]``."""
-    rows, width = _as_rows(z), o.shape[2]
-    if rows is None:
-        return z.flatten(2).flatten(0, 1).T @ o.flatten(0, 1)
-    features, strides = z.shape[2:], z.stride()[2:]
-    out = torch.empty_strided((*features, width), (*(s * width for s in strides), 1), dtype=z.dtype, device=z.device)
-    torch.mm(rows.T, o.flatten(0, 1), out=out.as_strided((rows.shape[1], width), (width, 1)))
-    return out.reshape(rows.shape[1], width)
+def correlate(z: Tensor, o: Tensor, half: int) -> Tensor:
+    """Sums of z o^T over steps and each half of the samples, ``[2, n, m]``; the first ``half`` of them are one.
+
+    ``z`` ``[N, B, *features]``, ``o`` ``[N, B, m]``.
+    """
+    rows = _as_rows(z)
+    if rows is None or not CORRELATE.serves(z, o):
+        parts = [(z[:, :half], o[:, :half]), (z[:, half:], o[:, half:])]
+        return torch.stack([a.flatten(2).flatten(0, 1).T @ b.flatten(0, 1) for a, b in parts])
+    features, strides, width = z.shape[2:], z.stride()[2:], o.shape[2]
+    size = rows.shape[1]
+    out = torch.empty_strided((2, width, *features), (width * size, size, *strides))
+    CORRELATE(rows, o.flatten(0, 1).contiguous(), z.shape[1], half, out.as_strided((2, width, size), (width * size, size, 1)))
+    return out.flatten(2).transpose(1, 2)
 
 
 def _as_rows(x: Tensor) -> Tensor | None:
@@ -72,4 +77,12 @@ def _agrees() -> bool:
     return torch.allclose(found.times(slope), found.dense(slope) * slope, atol=1e-5)
 
 
+def _correlates() -> bool:
+    generator = torch.Generator().manual_seed(0)
+    z, o = torch.randn(2, 5, 3, 200, generator=generator), torch.randn(2, 5, 4, generator=generator)
+    wanted = [z[:, part].flatten(2).flatten(0, 1).T @ o[:, part].flatten(0, 1) for part in (slice(3), slice(3, 5))]
+    return torch.allclose(correlate(z, o, 3), torch.stack(wanted), atol=1e-4)
+
+
 FEEDBACK = Kernel("feedback", _agrees, least=1 << 15)
+CORRELATE = Kernel("correlate", _correlates, least=1 << 15)

@@ -22,6 +22,7 @@ from onward.kernels.registers import SPAN, add_rows
 __all__ = [
     "MOST_THREADS",
     "collect",
+    "correlate",
     "count",
     "feedback",
     "fire",
@@ -167,6 +168,33 @@ def feedback(error, matrix, slope, post):
 
 
 @_loop
+def correlate(z, o, batch, half, out):
+    """out[h] ``[m, n]`` = sum over the rows of half h of o z^T; rows are samples by steps, the first ``half`` are half 0."""
+    rows, size = z.shape
+    width = o.shape[1]
+    for block in prange((size + 511) // 512):
+        first, last = block * 512, min(size, block * 512 + 512)
+        sums = np.zeros((2, width, last - first), np.float32)
+        for step in range(rows // batch):
+            for h in range(2):
+                r, stop = step * batch + h * half, step * batch + (batch if h else half)
+                while r + 2 <= stop:
+                    a, b = z[r, first:last], z[r + 1, first:last]
+                    for c in range(width):
+                        total, oa, ob = sums[h, c], o[r, c], o[r + 1, c]
+                        for j in range(total.size):
+                            total[j] += oa * a[j] + ob * b[j]
+                    r += 2
+                if r < stop:
+                    a = z[r, first:last]
+                    for c in range(width):
+                        total, oa = sums[h, c], o[r, c]
+                        for j in range(total.size):
+                            total[j] += oa * a[j]
+        out[:, :, first:last] = sums
+
+
+@_loop
 def count(x, sizes):
     """Non-zeros of each row."""
     rows, size = x.shape
@@ -179,15 +207,19 @@ def count(x, sizes):
 
 @_loop
 def collect(x, offsets, indices, values):
-    """Places and values of the non-zeros of each row."""
+    """Places and values of the non-zeros of each row; without a branch, which no processor could foresee."""
     rows, size = x.shape
-    for r in prange(rows):
-        n = offsets[r]
-        for j in range(size):
-            if x[r, j] != F(0):
-                indices[n] = j
-                values[n] = x[r, j]
-                n += 1
+    for group in prange((rows + 31) // 32):
+        found = np.empty(size + 1, np.int32)
+        for r in range(group * 32, min(rows, group * 32 + 32)):
+            n = 0
+            for j in range(size):
+                found[n] = j
+                n += x[r, j] != F(0)
+            places, numbers = indices[offsets[r] : offsets[r + 1]], values[offsets[r] : offsets[r + 1]]
+            for k in range(places.size):
+                places[k] = found[k]
+                numbers[k] = x[r, found[k]]
 
 
 @_loop

@@ -54,7 +54,8 @@ def weighted_sum(x: Tensor, weights: list[float]) -> Tensor:
     scale = x.new_tensor(weights)
     if fills(x[0]) and x.stride(0) == x[0].numel():
         flat = x.as_strided((len(x), x.stride(0)), (x.stride(0), 1))
-        return (scale @ flat).as_strided(x.shape[1:], x.stride()[1:])
+        total = flat.sum(0) if set(weights) == {1.0} else scale @ flat
+        return total.as_strided(x.shape[1:], x.stride()[1:])
     return torch.tensordot(scale, x, 1)
 
 

@@ -102,11 +102,13 @@ def slope_size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape[2:]).numel()
 
 
-def test_correlations_are_in_the_order_of_features_whatever_the_memory() -> None:
+def test_correlations_are_summed_by_halves_in_the_order_of_features_whatever_the_memory() -> None:
     z, o = random(3, 4, 5, 2, 3), random(3, 4, 7, seed=1)
     for laid in (z, last(z), z[:, :1].expand_as(z)):
-        expected = laid.flatten(2).flatten(0, 1).T @ o.flatten(0, 1)
-        assert torch.allclose(correlate(laid, o), expected, atol=1e-5)
+        for half in (0, 1, 3, 4):
+            parts = [(laid[:, :half], o[:, :half]), (laid[:, half:], o[:, half:])]
+            expected = [a.flatten(2).flatten(0, 1).T @ b.flatten(0, 1) for a, b in parts]
+            assert torch.allclose(correlate(laid, o, half), torch.stack(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 300), (2, 2, 5, 6, 7)])
