@@ -19,8 +19,8 @@ from onward.core.synapse import deposit, drive
 from onward.kernels import Use, using
 from onward.kernels.feedback import Feedback
 from onward.kernels.host import keep_pages
-from onward.kernels.signs import signs
 from onward.kernels.rows import sparse_rows
+from onward.kernels.signs import signs
 from onward.neurons import LIF
 
 ROUNDS = 7

@@ -23,8 +23,9 @@ from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
 from onward.core.synapse import Params, drive, effective, gather_pays, rowwise
-from onward.kernels.scan import shift
+from onward.kernels import normalise
 from onward.kernels.rows import SparseRows, sparse_rows
+from onward.kernels.scan import shift
 
 
 class Norms(ABC):
@@ -40,6 +41,8 @@ class PerStep(Norms):
 
     def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
         """See `Norms.__call__`."""
+        if normalise.serves(module):
+            return normalise.normalise(module, x)  # type: ignore[arg-type]
         return torch.cat([module(step) for step in x.unbind(0)]).unflatten(0, x.shape[:2])
 
 

@@ -211,7 +211,7 @@ def _taps(ops: SynapseOps, module: nn.Module, rows: SparseRows) -> Taps | None:
 
 
 def gather_pays(module: nn.Module, params: Params, x: SparseRows, leaving: float = 0.0) -> bool:
-    """Whether the drive of ``x`` is faster without its zeros, even if that part of the dense product's time is spent."""
+    """Whether the drive of ``x`` is faster without its zeros; ``leaving``: see `onward.kernels.sparse.pays`."""
     ops, weight = ops_of(module), params["weight"]
     taps = _taps(ops, module, x)
     return taps is not None and pays(
@@ -224,9 +224,7 @@ def gather_pays(module: nn.Module, params: Params, x: SparseRows, leaving: float
     )
 
 
-def _scatter_pays(
-    module: nn.Module, params: Params, pre: SparseRows, post: Tensor, taps: Taps, into: Params
-) -> bool:
+def _scatter_pays(module: nn.Module, params: Params, pre: SparseRows, post: Tensor, taps: Taps, into: Params) -> bool:
     """Whether the weight gradient is faster without the zeros of ``pre``."""
     if into["weight"].dtype is not torch.float32:
         return False

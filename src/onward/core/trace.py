@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from onward.core.signal import Carry
-from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan, weighted_sum
 from onward.kernels.rows import SparseRows
+from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan, weighted_sum
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Feedback:
 
     def dense(self, like: Tensor) -> Tensor:
         """The credit in the shape and dtype of ``like``."""
-        return (self.error.to(self.matrix) @ self.matrix.T).to(like).view_as(like)
+        return (self.error.to(self.matrix) @ self.matrix.T.contiguous()).to(like).view_as(like)
 
     def times(self, slope: Tensor) -> Tensor:
         """The credit times ``slope`` ``[K, B, *features]``, in one pass over it."""
@@ -48,7 +48,9 @@ def correlate(z: Tensor, o: Tensor, half: int) -> Tensor:
     features, strides, width = z.shape[2:], z.stride()[2:], o.shape[2]
     size = rows.shape[1]
     out = torch.empty_strided((2, width, *features), (width * size, size, *strides))
-    CORRELATE(rows, o.flatten(0, 1).contiguous(), z.shape[1], half, out.as_strided((2, width, size), (width * size, size, 1)))
+    CORRELATE(
+        rows, o.flatten(0, 1).contiguous(), z.shape[1], half, out.as_strided((2, width, size), (width * size, size, 1))
+    )
     return out.flatten(2).transpose(1, 2)
 
 

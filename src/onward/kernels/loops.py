@@ -169,7 +169,7 @@ def feedback(error, matrix, slope, post):
 
 @_loop
 def correlate(z, o, batch, half, out):
-    """out[h] ``[m, n]`` = sum over the rows of half h of o z^T; rows are samples by steps, the first ``half`` are half 0."""
+    """out[h] ``[m, n]`` = sum of o z^T over steps and a half of the ``batch``, whose first ``half`` samples are one."""
     rows, size = z.shape
     width = o.shape[1]
     for block in prange((size + 511) // 512):

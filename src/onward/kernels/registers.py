@@ -12,8 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-SPAN = 64
-"""Numbers of a row that are summed together: half of the registers of AVX2, a quarter of those of AVX-512."""
+from onward.kernels.sparse import SPAN
 
 LANES = 16
 _INDEX, _NUMBER = ir.IntType(64), ir.FloatType()
@@ -23,14 +22,16 @@ _ANY = ir.Constant(_VECTOR, ir.Undefined)
 _FUSED = ("contract",)
 
 
-@intrinsic
-def add_rows(context: Any, table: Any, shift: Any, indices: Any, values: Any, first: Any, last: Any, row: Any) -> Any:  # noqa: ARG001
+def _add_rows(context: Any, table: Any, shift: Any, indices: Any, values: Any, first: Any, last: Any, row: Any) -> Any:  # noqa: ARG001
     """row[:SPAN] += sum over first <= n < last of values[n] * table[indices[n] + shift, :SPAN].
 
     ``table`` ``[rows, SPAN]`` and the others are dense arrays; nothing is checked.
     """
     signature = types.void(table, types.int64, indices, values, types.int64, types.int64, row)
     return signature, _generate
+
+
+add_rows: Any = intrinsic(_add_rows)
 
 
 def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -48,8 +48,8 @@ from onward.credit.base import (
     TemporalChoice,
 )
 from onward.credit.posts import Posts
-from onward.kernels.scan import shift
 from onward.kernels.rows import SparseRows
+from onward.kernels.scan import shift
 from onward.rules.registry import NormScope, norms_of, rules
 
 OUTPUT = "output"

@@ -19,8 +19,8 @@ from onward.kernels import compiled, dense
 from onward.kernels.compiled import KERNELS, Kernel, KernelWarning, Use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.fire import Recurrence, Shape, fire, membrane
-from onward.kernels.signs import plain_signs, signs
 from onward.kernels.rows import SparseRows, sparse_rows
+from onward.kernels.signs import plain_signs, signs
 from onward.surrogates import Rectangle, Sigmoid, Surrogate, Triangle
 
 
