@@ -143,9 +143,15 @@ def _without_numba(why: str) -> None:
 
 
 def _compiled_loops() -> ModuleType:
-    """The module of loops; says once, on a terminal, why the first seconds are slow."""
+    """The module of loops; says once, on a terminal, why the first seconds are slow.
+
+    numba makes its team of threads the size of every OpenMP region of the process, torch's too; torch gets back its own.
+    """
     if "onward.kernels.loops" not in sys.modules and sys.stderr.isatty():
         print("Preparing compiled kernels: some seconds the first time, then kept on disk.", file=sys.stderr)
+    asked = torch.get_num_threads()
     from onward.kernels import loops
 
+    loops.set_num_threads(threads(loops.MOST_THREADS))  # the first call starts the team
+    torch.set_num_threads(asked)
     return loops

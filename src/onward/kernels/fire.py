@@ -40,12 +40,14 @@ class Shape(NamedTuple):
 
 def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Tensor]:
     """H and s of the chunk ``x`` ``[K, ...]`` from the membrane ``v``, and V after it: the plain twin."""
-    h, s = torch.empty_like(x), torch.empty_like(x)
-    for t in range(len(x)):
-        torch.add(x[t] * law.gain, v, alpha=law.decay, out=h[t]).add_(law.drift)
-        torch.ge(h[t], law.threshold, out=s[t])
-        v = (1 - s[t]) * h[t] + s[t] * law.amount if law.hard else h[t] - law.amount * s[t]
-    return h, s, v
+    potentials, spikes = [], []
+    for x_t in x.unbind(0):
+        h = torch.add(x_t * law.gain, v, alpha=law.decay) + law.drift
+        s = (h >= law.threshold).to(h.dtype)
+        v = (1 - s) * h + s * law.amount if law.hard else h - law.amount * s
+        potentials.append(h)
+        spikes.append(s)
+    return torch.stack(potentials), torch.stack(spikes), v
 
 
 def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from onward.core.errors import ConfigError
 from onward.core.neuron import Firing, Neuron, State
-from onward.kernels.fire import Recurrence, fire
+from onward.kernels.fire import Recurrence, fire, membrane
+from onward.kernels.fused import fuses, fusible
 from onward.surrogates import Sigmoid, Surrogate
 
 
@@ -174,6 +175,8 @@ class Affine(Neuron):
 
     def membrane(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H and s over the chunk ``[K, B, ...]``, and the last V."""
+        if fuses() and self.ties_fire and not isinstance(self.threshold, nn.Parameter):
+            return _fused_membrane(x, v, self.recurrence)
         h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         s = torch.empty_like(h)
         for t in range(len(x)):
@@ -219,15 +222,25 @@ class _ThroughTime(torch.autograd.Function):
         h, s, threshold = ctx.saved_tensors
         n: Affine = ctx.neuron
         psi = n.surrogate(h - threshold)
-        g_h = torch.empty_like(h)
-        g_threshold = torch.zeros_like(threshold)
-        for t in reversed(range(len(h))):
-            through_h, through_s = n.reset.slopes(h[t], s[t], threshold)
-            g_s = g_out[t] * n.height if n.detach_reset else g_out[t] * n.height + g_v * through_s
-            g_h[t] = psi[t] * g_s + g_v * through_h
-            g_threshold += (g_v * n.reset.threshold_slope(s[t]) - psi[t] * g_s).sum()
-            g_v = n._decay * g_h[t]
+        g_h, g_v, g_threshold = _fused_back(g_out, g_v, h, s, psi, threshold, n)
         return g_h * n.gain, g_v, g_threshold, None
+
+
+def _back(
+    g_out: Tensor, g_v: Tensor, h: Tensor, s: Tensor, psi: Tensor, threshold: Tensor, n: Affine
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients at H, at the V before the chunk and at the threshold, from those at ``out`` and at the last V."""
+    found, g_threshold = [], torch.zeros_like(threshold)
+    for t in reversed(range(len(h))):
+        through_h, through_s = n.reset.slopes(h[t], s[t], threshold)
+        g_s = g_out[t] * n.height if n.detach_reset else g_out[t] * n.height + g_v * through_s
+        found.append(psi[t] * g_s + g_v * through_h)
+        g_threshold = g_threshold + (g_v * n.reset.threshold_slope(s[t]) - psi[t] * g_s).sum()
+        g_v = n._decay * found[-1]
+    return torch.stack(found[::-1]), g_v, g_threshold
+
+
+_fused_membrane, _fused_back = fusible(membrane), fusible(_back)
 
 
 def leak(tau: float | None, decay: float | None) -> float:
