@@ -21,7 +21,7 @@ from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradi
 from onward.kernels.dense import column_sums, linear, outer, shortens
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import weighted_sum
-from onward.kernels.sparse import gather, pays, ready, scatter
+from onward.kernels.sparse import GATHER_BELOW, SCATTER_BELOW, gather, pays, ready, scatter
 from onward.kernels.taps import LINEAR, Taps, conv_size, conv_taps
 
 Params = Mapping[str, Tensor]
@@ -215,7 +215,7 @@ def gather_pays(module: nn.Module, params: Params, x: SparseRows, leaving: float
     ops, weight = ops_of(module), params["weight"]
     taps = _taps(ops, module, x)
     return taps is not None and pays(
-        "gather",
+        GATHER_BELOW,
         _size(x, weight),
         x,
         lambda rows: gather(rows, weight.to(x.dtype), taps, None),
@@ -230,7 +230,7 @@ def _scatter_pays(module: nn.Module, params: Params, pre: SparseRows, post: Tens
         return False
     trial, ops = {"weight": torch.zeros_like(into["weight"])}, ops_of(module)
     return pays(
-        "scatter",
+        SCATTER_BELOW,
         _size(pre, into["weight"]),
         pre,
         lambda rows: scatter(rows, _as_rows(post), taps, trial["weight"]),

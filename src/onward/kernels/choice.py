@@ -1,10 +1,15 @@
-"""Ways of doing the same thing, and which is the fastest on this machine for which size."""
+"""Ways of doing the same thing, and which is the fastest on this machine for which size.
+
+What was measured is kept on disk and shown by ``onward doctor``. The environment variable ``ONWARD_WAYS`` overrules
+it: ``ONWARD_WAYS=linear=onednn,gather=0.2``.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
@@ -15,46 +20,110 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from onward._folders import cache_folder
-from onward.kernels.compiled import Use, in_use
+from onward.kernels.compiled import Use, in_use, warn
 
 Way = TypeVar("Way", bound=Callable[..., Any])
 ROUNDS = 3
+VARIABLE = "ONWARD_WAYS"
 
 
-class Choice(Generic[Way]):
+class Measured(ABC):
+    """Something about this machine that is found out once for every size class and number of threads."""
+
+    def __init__(self, name: str):
+        self.name = name
+        MEASURED[name] = self
+
+    @property
+    @abstractmethod
+    def expected(self) -> str:
+        """What may be asked for, in words."""
+
+    @abstractmethod
+    def accepts(self, answer: str) -> bool:
+        """Whether this may be asked for."""
+
+    def answer(self, size: tuple[int, ...], find: Callable[[], str]) -> str:
+        """What was asked for, or was found before, or what ``find`` finds now."""
+        asked = _asked().get(self.name)
+        if asked is not None:
+            return asked
+        key = f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
+        if not self.accepts(_remembered().get(key, "")):
+            _remembered()[key] = find()
+            _keep()
+        return _remembered()[key]
+
+
+MEASURED: dict[str, Measured] = {}
+"""Everything that is measured, by name."""
+
+
+class Choice(Measured, Generic[Way]):
     """Several ``ways`` by name, the plain one first; `best` picks one for a size.
 
     With ``ONWARD_KERNELS`` set to ``never`` it is always the plain one.
     """
 
     def __init__(self, name: str, ways: Mapping[str, Way]):
-        self.name, self.ways = name, dict(ways)
-        CHOICES[name] = self
+        super().__init__(name)
+        self.ways = dict(ways)
+
+    @property
+    def expected(self) -> str:
+        """See `Measured.expected`."""
+        return " or ".join(self.ways)
+
+    def accepts(self, answer: str) -> bool:
+        """See `Measured.accepts`."""
+        return answer in self.ways
 
     def best(self, size: tuple[int, ...], *arguments: Any) -> Way:
         """The fastest way for ``size``, timed on ``arguments`` the first time such a size is seen."""
-        plain = next(iter(self.ways.values()))
         if len(self.ways) == 1 or in_use() is Use.NEVER:
-            return plain
-        key = f"{self.name} {' '.join(str(size_class(n)) for n in size)}"
-        return self.ways.get(measured(key, lambda: self._fastest(arguments)), plain)
+            return next(iter(self.ways.values()))
+        return self.ways[self.answer(size, lambda: self._fastest(arguments))]
 
     def _fastest(self, arguments: tuple) -> str:
         with torch.no_grad():
             return min(self.ways, key=lambda name: seconds(lambda: self.ways[name](*arguments)))
 
 
-CHOICES: dict[str, Choice] = {}
-"""Every choice by name."""
+class Share(Measured):
+    """The share of non-zeros up to which a sparse product is faster than its dense twin."""
+
+    @property
+    def expected(self) -> str:
+        """See `Measured.expected`."""
+        return "a share from 0 to 1"
+
+    def accepts(self, answer: str) -> bool:
+        """See `Measured.accepts`."""
+        try:
+            return 0 <= float(answer) <= 1
+        except ValueError:
+            return False
+
+    def below(self, size: tuple[int, ...], find: Callable[[], float]) -> float:
+        """The share for products of that ``size``; everything where ``ONWARD_KERNELS`` is ``always``."""
+        if in_use() is Use.ALWAYS:
+            return 1.0
+        return float(self.answer(size, lambda: f"{min(1.0, find()):.2f}"))
 
 
-def measured(what: str, find: Callable[[], str]) -> str:
-    """What ``find`` found for this number of threads: now, or the first time that it was asked on this machine."""
-    key = f"{what}, {torch.get_num_threads()} threads"
-    if key not in _remembered():
-        _remembered()[key] = find()
-        _keep()
-    return _remembered()[key]
+@cache
+def _asked() -> dict[str, str]:
+    """What ``ONWARD_WAYS`` asks for."""
+    found = {}
+    for pair in filter(None, os.environ.get(VARIABLE, "").split(",")):
+        name, _, answer = (part.strip() for part in pair.partition("="))
+        if name not in MEASURED:
+            warn(f"{VARIABLE} names {name!r}; expected one of {', '.join(sorted(MEASURED))}: ignored")
+        elif not MEASURED[name].accepts(answer):
+            warn(f"{VARIABLE} asks for {name}={answer}; expected {MEASURED[name].expected}: ignored")
+        else:
+            found[name] = answer
+    return found
 
 
 def seconds(function: Callable[[], Any]) -> float:

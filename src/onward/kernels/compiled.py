@@ -5,7 +5,8 @@ before its results are used. If numba is missing, compilation fails or the compa
 warning says so once. The environment variable ``ONWARD_KERNELS`` chooses: ``auto`` (default: where a kernel is faster),
 ``always`` (wherever it can), ``never``.
 
-Loops run on as many threads as torch does. They must not be forked after use: data workers spawn.
+Loops run on as many threads as torch does. A team of threads does not survive a fork: in a forked process, such as a
+data worker, the plain twins serve.
 """
 
 from __future__ import annotations
@@ -53,6 +54,16 @@ def warn(text: str) -> None:
 
 
 _use = _from_environment()
+_forked = False
+
+
+def _leave_team() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_team)
 
 
 def in_use() -> Use:
@@ -87,7 +98,7 @@ class Kernel:
 
     def serves(self, *tensors: Tensor) -> bool:
         """Whether it works, all ``tensors`` are float32 on the CPU, and the first is large enough."""
-        if _use is Use.NEVER or (_use is Use.AUTO and tensors[0].numel() < self.least):
+        if _forked or _use is Use.NEVER or (_use is Use.AUTO and tensors[0].numel() < self.least):
             return False
         if any(t.dtype is not torch.float32 or t.device.type != "cpu" for t in tensors):
             return False
@@ -145,7 +156,7 @@ def _without_numba(why: str) -> None:
 def _compiled_loops() -> ModuleType:
     """The module of loops; says once, on a terminal, why the first seconds are slow.
 
-    numba makes its team of threads the size of every OpenMP region of the process, torch's too; torch gets back its own.
+    numba sizes every OpenMP region of the process, torch's too, by its own team of threads; torch gets back its number.
     """
     if "onward.kernels.loops" not in sys.modules and sys.stderr.isatty():
         print("Preparing compiled kernels: some seconds the first time, then kept on disk.", file=sys.stderr)

@@ -59,7 +59,7 @@ class _PerStep(torch.autograd.Function):
         slopes = x.new_zeros(2, len(x), x.shape[2])
         for t in range(len(x)):
             torch.ops.aten.native_batch_norm_backward.out(
-                grads[0][t], x[t], weight, None, None, means[t], scales[t], True, ctx.eps, [True, wanted[1], wanted[2]],
+                grads[0][t], x[t], weight, None, None, means[t], scales[t], True, ctx.eps, [True] * 3,
                 out0=post[t], out1=slopes[0, t], out2=slopes[1, t],
             )  # fmt: skip
         totals = slopes.sum(1)

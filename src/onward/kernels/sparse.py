@@ -17,8 +17,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from onward.kernels.choice import measured, seconds, size_class
-from onward.kernels.compiled import Kernel, Use, in_use
+from onward.kernels.choice import Share, seconds
+from onward.kernels.compiled import Kernel
 from onward.kernels.host import threads
 from onward.kernels.rows import SparseRows, sparse_rows
 from onward.kernels.taps import Taps, conv_taps
@@ -66,7 +66,7 @@ def ready(*tensors: Tensor) -> bool:
 
 
 def pays(
-    name: str,
+    below: Share,
     size: tuple[int, ...],
     rows: SparseRows,
     sparse: Callable[[SparseRows], object],
@@ -79,15 +79,13 @@ def pays(
     which they meet is measured when such a size is first seen. ``leaving`` is the part of the dense one's time that is
     spent in any case.
     """
-    if in_use() is Use.ALWAYS:
-        return True
-    key = f"{name} of a share below, {' '.join(str(size_class(n)) for n in size)}"
-    return rows.share <= (1 - leaving) * float(measured(key, lambda: f"{_break_even(rows, sparse, dense):.2f}"))
+    return rows.share <= (1 - leaving) * below.below(size, lambda: _break_even(rows, sparse, dense))
 
 
 def _break_even(
     rows: SparseRows, sparse: Callable[[SparseRows], object], dense: Callable[[Tensor], object], share: float = 0.25
 ) -> float:
+    """From one trial on random rows of the same shape."""
     generator = torch.Generator().manual_seed(0)
     shape = (*rows.shape[:2], *rows.shape[3:], rows.shape[2])
     x = (torch.rand(shape, generator=generator) < share).float().movedim(-1, 2)
@@ -158,3 +156,4 @@ PACK = Kernel("pack", _pack_agrees)
 GATHER = Kernel("gather", lambda: PACK.works and _gather_agrees())
 TURN = Kernel("turn", _turn_agrees)
 SCATTER = Kernel("scatter", lambda: TURN.works and _scatter_agrees())
+GATHER_BELOW, SCATTER_BELOW = Share("gather"), Share("scatter")

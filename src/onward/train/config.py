@@ -48,6 +48,9 @@ class TrainConfig(BaseModel):
     keep_best: bool = Field(default=True, description="with train.validation: report the best epoch, not the last")
     eval_every: int = Field(default=1, ge=1, description="epochs from one evaluation to the next")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; none: torch's own choice")
+    compile: bool = Field(
+        default=False, description="torch.compile for recurrences that have no kernel; needs a C++ compiler on a CPU"
+    )
     out: str = Field(default="runs", description="folder in which the run's folder is made")
 
     @model_validator(mode="after")

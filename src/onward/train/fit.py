@@ -10,6 +10,7 @@ from time import perf_counter
 from onward.core import Outcome, Rates, run_sequence
 from onward.core.errors import NonFiniteError
 from onward.data import Batch
+from onward.kernels.fused import fusing
 from onward.train.checkpoint import latest
 from onward.train.config import TrainConfig
 from onward.train.events import BatchDone, Ended, EpochDone, OnEvent, Saved, Warned, ignore
@@ -101,8 +102,9 @@ def fit(
     run = _Run(parts, config, folder, on_event, stop)
     run.save(best=False)
     try:
-        while run.progress.epoch < config.epochs and not run.ended():
-            run.train_epoch()
+        with fusing(config.compile):
+            while run.progress.epoch < config.epochs and not run.ended():
+                run.train_epoch()
     except NonFiniteError as error:
         raise Diverged(error, run.progress.epoch, run.progress.batch, run.save_last_good()) from None
     return run.fitted
