@@ -56,7 +56,7 @@ def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_compiler_that_fails_is_told_of_once_and_plain_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(function: Callable) -> Callable:
+    def no_compiler(_function: Callable) -> Callable:
         raise RuntimeError("no C++ compiler was found\nlong story")
 
     monkeypatch.setattr(fused, "_compiled", no_compiler)
