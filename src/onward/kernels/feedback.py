@@ -81,7 +81,7 @@ def _agrees() -> bool:
 
 def _correlates() -> bool:
     generator = torch.Generator().manual_seed(0)
-    z, o = torch.randn(2, 5, 3, 200, generator=generator), torch.randn(2, 5, 4, generator=generator)
+    z, o = torch.randn(2, 5, 3, 1100, generator=generator), torch.randn(2, 5, 4, generator=generator)
     wanted = [z[:, part].flatten(2).flatten(0, 1).T @ o[:, part].flatten(0, 1) for part in (slice(3), slice(3, 5))]
     return torch.allclose(correlate(z, o, 3), torch.stack(wanted), atol=1e-4)
 
