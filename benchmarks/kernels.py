@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from onward.core.synapse import deposit, drive
 from onward.kernels import Use, using
-from onward.kernels.feedback import Feedback
+from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.host import keep_pages
 from onward.kernels.rows import sparse_rows
 from onward.kernels.signs import signs
@@ -79,52 +79,76 @@ def _feedback(steps: int, batch: int, units: int) -> Case:
     return Case(f"feedback {steps}x{batch}x{units}", inputs, post, _plainly(post))
 
 
-def _gather(rows: int, size: int, density: float) -> Case:
-    module = nn.Linear(size, 800)
-    params = {name: p.detach() for name, p in module.named_parameters()}
+def _correlate(steps: int, batch: int, units: int) -> Case:
+    def inputs() -> tuple[Tensor, Tensor]:
+        return _random(steps, batch, units).sign(), _random(steps, batch, 10)
 
-    def inputs() -> tuple[Tensor]:
-        return (_random(1, rows, size, density=density),)
+    def halves(z: Tensor, o: Tensor) -> Tensor:
+        return correlate(z, o, batch // 2)
+
+    return Case(f"correlate {steps}x{batch}x{units}", inputs, halves, _plainly(halves))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A synapse, and the shape ``[K, B, ...]`` of what it reads."""
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]
+
+    def input(self, density: float) -> Tensor:
+        """Random numbers, maps channels last."""
+        rows = _random(*self.shape[:2], *self.shape[3:], self.shape[2], density=density)
+        return rows.movedim(-1, 2)
+
+
+def _gather(layer: Layer, density: float) -> Case:
+    params = {name: p.detach() for name, p in layer.module.named_parameters()}
 
     def sparse(x: Tensor) -> Tensor:
-        return drive(module, params, sparse_rows(x, 1.0) or x)
+        return drive(layer.module, params, sparse_rows(x, 1.0) or x)
 
-    return Case(f"gather {rows}x{size}x800 density {density:g}", inputs, sparse, _plainly(sparse))
+    return Case(f"gather {layer.name} density {density:g}", lambda: (layer.input(density),), sparse, _plainly(sparse))
 
 
-def _scatter(rows: int, size: int, density: float) -> Case:
-    module = nn.Linear(size, 800, bias=False)
-    params = {"weight": module.weight.detach()}
+def _scatter(layer: Layer, density: float) -> Case:
+    params = {"weight": next(layer.module.parameters()).detach()}
 
     def inputs() -> tuple[Tensor, Tensor]:
-        return _random(1, rows, size, density=density), _random(1, rows, 800)
+        x = layer.input(density)
+        out = drive(layer.module, params, x)
+        return x, torch.randn(out.movedim(2, -1).shape, generator=torch.Generator().manual_seed(1)).movedim(-1, 2)
 
     def sparse(x: Tensor, post: Tensor) -> Tensor:
         into = {"weight": torch.zeros_like(params["weight"])}
-        deposit(module, params, sparse_rows(x, 1.0) or x, post, into)
+        deposit(layer.module, params, sparse_rows(x, 1.0) or x, post, into)
         return into["weight"]
 
-    return Case(f"scatter {rows}x{size}x800 density {density:g}", inputs, sparse, _plainly(sparse))
+    return Case(f"scatter {layer.name} density {density:g}", inputs, sparse, _plainly(sparse))
 
 
 SIZES = ((6, 128, 800), (30, 64, 800), (2, 32, 65536))
+LAYERS = (
+    (Layer("1920x2312x800", nn.Linear(2312, 800, bias=False), (30, 64, 2312)), (0.01, 0.03, 0.1, 0.2)),
+    (Layer("1920x800x800", nn.Linear(800, 800, bias=False), (30, 64, 800)), (0.01, 0.03, 0.1, 0.2)),
+    (Layer("192x64x16x16, 128", nn.Conv2d(64, 128, 3, padding=1, bias=False), (6, 32, 64, 16, 16)), (0.1, 0.3)),
+    (Layer("192x256x4x4, 256", nn.Conv2d(256, 256, 3, padding=1, bias=False), (6, 32, 256, 4, 4)), (0.1, 0.3)),
+)
 CASES: Sequence[Case] = [
     *(_firing(*size) for size in SIZES),
     *(_signs(steps * batch, units) for steps, batch, units in SIZES),
     *(_feedback(*size) for size in SIZES),
-    *(
-        make(1920, size, density)
-        for make in (_gather, _scatter)
-        for size in (2312, 800)
-        for density in (0.01, 0.03, 0.1, 0.2)
-    ),
+    *(_correlate(*size) for size in SIZES),
+    *(make(layer, density) for make in (_gather, _scatter) for layer, densities in LAYERS for density in densities),
 ]
 
 
 @torch.no_grad()
 def measure(case: Case) -> dict[str, Any]:
     """Times, their ratio, and the largest difference of the results relative to the largest value."""
-    inputs = case.make_inputs()
+    with using(Use.NEVER):
+        inputs = case.make_inputs()
     fast, slow = case.fast(*inputs), case.reference(*inputs)
     off = float((fast.float() - slow.float()).abs().max() / slow.float().abs().max().clamp_min(1e-12))
     times: dict[str, list[float]] = {"fast": [], "reference": []}

@@ -6,12 +6,14 @@ post[r] = slope[r] * (M e[r]),    r over steps and samples, M [n, m], m much sma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from onward.kernels.compiled import Kernel
 from onward.kernels.host import fills
+from onward.kernels.sparse import SPAN
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class Feedback:
         if rows is None or not FEEDBACK.serves(slope, self.error, self.matrix):
             return self.dense(slope) * slope
         post = torch.empty_strided(slope.shape, slope.stride(), dtype=slope.dtype)
-        laid = _laid_out(self.matrix, slope[0, 0])
-        FEEDBACK(self.error.flatten(0, 1).contiguous(), laid, rows, post.as_strided(rows.shape, rows.stride()))
+        columns = torch.arange(self.matrix.shape[1], dtype=torch.int32)
+        error, packed = self.error.flatten(0, 1).contiguous(), _packed(self.matrix, slope[0, 0])
+        FEEDBACK(error, packed, columns, rows, post.as_strided(rows.shape, rows.stride()))
         return post
 
 
@@ -62,12 +65,16 @@ def _as_rows(x: Tensor) -> Tensor | None:
     return x.as_strided((x.shape[0] * x.shape[1], size), (size, 1))
 
 
-def _laid_out(matrix: Tensor, like: Tensor) -> Tensor:
-    """M^T ``[m, n]`` with n in the order in which ``like`` ``[*features]`` lies in memory."""
-    size = like.numel()
-    laid = torch.empty_strided((matrix.shape[1], *like.shape), (size, *like.stride()), dtype=matrix.dtype)
+def _packed(matrix: Tensor, like: Tensor) -> Tensor:
+    """M as ``[spans, m, SPAN]``, n in the order in which ``like`` ``[*features]`` lies in memory, zeros at the end."""
+    size, width = like.numel(), matrix.shape[1]
+    packed = torch.zeros(ceil(size / SPAN), width, SPAN, dtype=matrix.dtype)
+    laid = torch.empty_strided((width, *like.shape), (size, *like.stride()), dtype=matrix.dtype)
     laid.copy_(matrix.T.reshape(laid.shape))
-    return laid.as_strided((matrix.shape[1], size), (size, 1))
+    flat, whole = laid.as_strided((width, size), (size, 1)), size // SPAN
+    packed[:whole] = flat[:, : whole * SPAN].view(width, whole, SPAN).transpose(0, 1)
+    packed[whole:, :, : size - whole * SPAN] = flat[:, whole * SPAN :]
+    return packed
 
 
 def _agrees() -> bool:

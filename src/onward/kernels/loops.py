@@ -142,29 +142,21 @@ def signs(keys, z):
 
 
 @_loop
-def feedback(error, matrix, slope, post):
-    """post = slope * (e M^T) row by row, M ``[m, n]``."""
+def feedback(error, matrix, columns, slope, post):
+    """post = slope * (e M^T) row by row, M as ``matrix`` ``[spans, m, SPAN]``; ``columns`` counts to m."""
     rows, size = slope.shape
-    width = error.shape[1]
-    groups = (rows + 31) // 32
-    for item in prange((size + BLOCK - 1) // BLOCK * groups):
-        block, group = item // groups, item % groups
-        first, last = block * BLOCK, min(size, (block + 1) * BLOCK)
-        for r in range(group * 32, min(rows, group * 32 + 32)):
-            p, psi = post[r, first:last], slope[r, first:last]
-            p[:] = F(0)
-            c = 0
-            while c + 2 <= width:
-                a, b, ea, eb = matrix[c, first:last], matrix[c + 1, first:last], error[r, c], error[r, c + 1]
+    spans, width, _ = matrix.shape
+    groups, a_block = (rows + 31) // 32, 32
+    for item in prange((spans + a_block - 1) // a_block * groups):
+        block, first = item // groups * a_block, item % groups * 32
+        credit = np.empty(SPAN, np.float32)
+        for r in range(first, min(rows, first + 32)):
+            for s in range(block, min(spans, block + a_block)):
+                credit[:] = F(0)
+                add_rows(matrix[s], 0, columns, error[r], 0, width, credit)
+                p, psi = post[r, s * SPAN : min(size, s * SPAN + SPAN)], slope[r, s * SPAN : min(size, s * SPAN + SPAN)]
                 for j in range(p.size):
-                    p[j] += ea * a[j] + eb * b[j]
-                c += 2
-            if c < width:
-                a, ea = matrix[c, first:last], error[r, c]
-                for j in range(p.size):
-                    p[j] += ea * a[j]
-            for j in range(p.size):
-                p[j] *= psi[j]
+                    p[j] = credit[j] * psi[j]
 
 
 @_loop
