@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from onward.kernels.compiled import Kernel
-from onward.kernels.host import fills
-from onward.kernels.sparse import SPAN
+from onward.kernels.host import SPAN, fills
 
 
 @dataclass(frozen=True)

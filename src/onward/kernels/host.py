@@ -1,4 +1,4 @@
-"""The machine a process runs on: threads, and an allocator that keeps its pages."""
+"""The machine a process runs on: threads, registers, and an allocator that keeps its pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD = 64 << 20
+
+SPAN = 64
+"""Numbers whose sums are kept in registers together: half of the registers of AVX2, an eighth of those of AVX-512."""
 
 
 def threads(most: int) -> int:

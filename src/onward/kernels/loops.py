@@ -183,7 +183,11 @@ def correlate(z, o, batch, half, out):
                         total, oa = sums[h, c], o[r, c]
                         for j in range(total.size):
                             total[j] += oa * a[j]
-        out[:, :, first:last] = sums
+        for h in range(2):
+            for c in range(width):
+                total, found = sums[h, c], out[h, c, first:last]
+                for j in range(total.size):
+                    found[j] = total[j]
 
 
 @_loop
@@ -267,7 +271,9 @@ def gather(indices, offsets, values, table, places, packed, start, out):
         s, first = item // groups, item % groups * 64
         last = min(rows, first + 64)
         sums = np.empty((64, SPAN), np.float32)
-        sums[:] = start[s]
+        for r in range(64):
+            for j in range(SPAN):
+                sums[r, j] = start[s, j]
         for tap in range(taps):
             weights = packed[s, tap]
             for r in range(first, last):

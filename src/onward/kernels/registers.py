@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from onward.kernels.sparse import SPAN
+from onward.kernels.host import SPAN
 
 LANES = 16
 _INDEX, _NUMBER = ir.IntType(64), ir.FloatType()

@@ -19,12 +19,9 @@ from torch import Tensor
 
 from onward.kernels.choice import Share, seconds
 from onward.kernels.compiled import Kernel
-from onward.kernels.host import threads
+from onward.kernels.host import SPAN
 from onward.kernels.rows import SparseRows, sparse_rows
 from onward.kernels.taps import Taps, conv_taps
-
-SPAN = 64
-"""Outputs whose sums are kept in registers together: half of those of AVX2, an eighth of those of AVX-512."""
 
 NEAR = 256
 """Rows of posts, `SPAN` wide, that a core keeps at hand."""
@@ -53,7 +50,7 @@ def scatter(rows: SparseRows, post: Tensor, taps: Taps, into: Tensor) -> None:
     starts = torch.zeros(ceil(count / (images * taps.places)), rows.inner + 1, dtype=torch.int64)
     turned, weights = torch.empty_like(rows.indices), torch.empty_like(rows.values)
     TURN(rows.indices, rows.offsets, rows.values, taps.cells, taps.total, images, count, turned, weights, starts)
-    parts = ceil(2 * threads(torch.get_num_threads()) / ceil(len(into) / SPAN))
+    parts = ceil(2 * torch.get_num_threads() / ceil(len(into) / SPAN))
     grad = into.flatten(1)
     SCATTER(turned, weights, starts, post, taps.homes, taps.total, images, taps.shifts, parts, grad)
     if grad.data_ptr() != into.data_ptr():
