@@ -22,6 +22,13 @@ app = App(
 )
 app.command("onward.cli.train:train", name="train", help="Train a network and test it.", help_flags=[])
 app.command(
+    "onward.cli.resume:resume",
+    name="resume",
+    help="Continue a run that was cut short, as if nothing had happened.\n\n"
+    "Flags change its settings, as in `onward train`; that, other versions of programs, or other data need --force.",
+    usage="Usage: onward resume RUN [--force] [--FIELD VALUE ...] [--json]",
+)
+app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
     help="Test a trained network, on its own or other data.\n\n"

@@ -29,12 +29,15 @@ def train(*tokens: Tokens, json: Json = False, help: Help = False) -> int:
         return 0
     with progress(out) as on_event:
         summary = run(config, on_event)
-    out.print(_closing(summary), soft_wrap=True)
+    out.print(closing(summary), soft_wrap=True)
     emit(json, asdict(summary))
     return INTERRUPTED if summary.interrupted else 0
 
 
-def _closing(summary: Summary) -> str:
+def closing(summary: Summary) -> str:
+    """The last line for people."""
+    if summary.interrupted:
+        return f"What was learned so far is in {summary.run}; go on with: onward resume {summary.run}"
     if summary.test_accuracy is None:
         return f"Not tested. What was learned is in {summary.run}"
     return f"Test accuracy {summary.test_accuracy:.2f} % ({summary.reported}). The run is in {summary.run}"

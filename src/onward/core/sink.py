@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from onward.core.graph import Node
+from onward.core.group import ALONE, Group
 from onward.core.network import Network
 from onward.core.synapse import Params, deposit, effective, ops_of
 from onward.core.trace import Presynaptic, Trace
@@ -37,12 +39,25 @@ class Sink(ABC):
         """Adds a gradient that has no pre and post: a gain, a threshold, a local readout."""
 
     @abstractmethod
+    def total(self, tensor: Tensor, use: Callable[[Tensor], None]) -> None:
+        """Hands ``use`` the sum of ``tensor`` over all processes: at the next flush, or now where there is one."""
+
+    @abstractmethod
     def flush(self) -> None:
-        """Pulls effective gradients back to the stored parameters, adds them to ``.grad``, and starts anew."""
+        """Pulls effective gradients back to the stored parameters, adds them to ``.grad``, and starts anew.
+
+        Where several processes learn, everything is first summed over them, in one operation.
+        """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forgets what came since the last flush."""
 
 
 class GradSink(Sink):
     """Sums deposits in place, in the dtype of the weights; ``products`` may be computed in fewer bits (bfloat16).
+
+    Every process of ``group`` deposits its own share of a mini-batch; `flush` gives each the whole gradient.
 
     >>> from onward.neurons import LIF
     >>> net = Network(nn.Sequential(nn.Linear(2, 1)))
@@ -53,12 +68,13 @@ class GradSink(Sink):
     tensor([[3., 3.]])
     """
 
-    def __init__(self, net: Network, products: torch.dtype | None = None):
-        self._net, self._products = net, products
+    def __init__(self, net: Network, products: torch.dtype | None = None, group: Group = ALONE):
+        self._net, self.products, self.group = net, products, group
         self._graph: dict[int, dict[str, Tensor]] = {}
         self._params: dict[int, dict[str, Tensor]] = {}
         self._grads: dict[int, dict[str, Tensor]] = {}
         self._extra: dict[nn.Parameter, Tensor] = {}
+        self._totals: list[tuple[Tensor, Callable[[Tensor], None]]] = []
         self.open()
 
     def open(self) -> None:
@@ -92,18 +108,33 @@ class GradSink(Sink):
         held = self._extra.get(parameter)
         self._extra[parameter] = grad.to(parameter.dtype, copy=True) if held is None else held.add_(grad)
 
+    def total(self, tensor: Tensor, use: Callable[[Tensor], None]) -> None:
+        """See `Sink.total`."""
+        if self.group.size == 1:
+            use(tensor)
+        else:
+            self._totals.append((tensor, use))
+
     def flush(self) -> None:
         """See `Sink.flush`."""
+        sums = [grad for grads in self._grads.values() for grad in grads.values()]
+        self.group.sum_([*sums, *self._extra.values(), *(tensor for tensor, _ in self._totals)])
         for index, grads in self._grads.items():
             for name, grad in grads.items():
                 self._write(self._graph[index][name], grad)
         for parameter, grad in self._extra.items():
             _accumulate(parameter, grad)
-        self._grads, self._extra = {}, {}
+        for tensor, use in self._totals:
+            use(tensor)
+        self.discard()
+
+    def discard(self) -> None:
+        """See `Sink.discard`."""
+        self._grads, self._extra, self._totals = {}, {}, []
 
     def _read(self, name: str, weight: Tensor) -> Tensor:
         """A weight as products see it; biases are added, not multiplied."""
-        return weight.detach() if self._products is None or name == "bias" else weight.detach().to(self._products)
+        return weight.detach() if self.products is None or name == "bias" else weight.detach().to(self.products)
 
     def _write(self, effective_weight: Tensor, grad: Tensor) -> None:
         if not effective_weight.requires_grad:
@@ -140,6 +171,14 @@ class Forwarding(Sink):
         """See `Sink.add`."""
         self.inner.add(parameter, grad)
 
+    def total(self, tensor: Tensor, use: Callable[[Tensor], None]) -> None:
+        """See `Sink.total`."""
+        self.inner.total(tensor, use)
+
     def flush(self) -> None:
         """See `Sink.flush`."""
         self.inner.flush()
+
+    def discard(self) -> None:
+        """See `Sink.discard`."""
+        self.inner.discard()

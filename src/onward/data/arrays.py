@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchMapDataset
 
 from onward.core.errors import DataError, ShapeError
 from onward.core.sequence import Frames, Sequence, Static
-from onward.data.dataset import Batch, Dataset
+from onward.data.dataset import Batch, Dataset, digest
 
 MOST_CLASSES = 100_000
 """Labels beyond are taken for a mistake, such as identifiers, unless the number of classes is given."""
@@ -146,6 +146,10 @@ class ArrayDataset(Dataset):
     def batch(self, ids: Tensor, steps: int) -> Batch:
         """See `Dataset.batch`."""
         return Batch(self.layout.sequence(self.scale(self.x[ids]), steps), self.y[ids], ids)
+
+    def fingerprint(self, steps: int) -> str:
+        """See `Dataset.fingerprint`."""
+        return digest(self.x, self.y, self.layout.axes, self.scale.shift, self.scale.gain)
 
 
 class TorchDataset(Dataset):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from onward.core.errors import ConfigError
 from onward.core.sequence import Events
-from onward.data.dataset import Batch, Dataset
+from onward.data.dataset import Batch, Dataset, digest
 from onward.data.recordings import Recordings
 
 _CHUNK = 256  # recordings packed at once: bounds the dense scratch memory
@@ -185,9 +185,17 @@ class EventDataset(Dataset):
 
     def batch(self, ids: Tensor, steps: int) -> Batch:
         """See `Dataset.batch`; the first call with another number of steps bins every recording."""
+        return Batch(self._binned(steps).events(ids.numpy(), self.features), self.y[ids], ids)
+
+    def fingerprint(self, steps: int) -> str:
+        """See `Dataset.fingerprint`."""
+        packed = self._binned(steps)
+        return digest(packed.indices, packed.rows, *([] if packed.values is None else [packed.values]), self.y)
+
+    def _binned(self, steps: int) -> Packed:
         if self._last is None or self._last.steps != steps:
             self._last = self._packed(steps)
-        return Batch(self._last.events(ids.numpy(), self.features), self.y[ids], ids)
+        return self._last
 
 
 def event_dataset(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +45,31 @@ class Dataset(ABC):
     def batch(self, ids: Tensor, steps: int) -> Batch:
         """The samples at positions ``ids`` ``[B]`` int64, over ``steps`` time steps."""
 
+    def fingerprint(self, steps: int) -> str:
+        """SHA-256 that tells whether data are the same: here of 256 samples spread over them, and of their number.
+
+        Data sets that are held in memory hash every sample.
+        """
+        ids = torch.arange(min(len(self), PROBED)) * len(self) // min(len(self), PROBED)
+        seen = self.batch(ids, steps)
+        return digest(len(self), *(seen.x.chunk(t, t + 1) for t in range(steps)), seen.y)
+
+
+PROBED = 256
+
+
+def digest(*parts: Tensor | np.ndarray | str | int | None) -> str:
+    """SHA-256 of arrays, their dtypes and shapes, and of plain values, in order."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str | int) or part is None:
+            found.update(repr(part).encode())
+            continue
+        array = np.ascontiguousarray(part.numpy() if isinstance(part, Tensor) else part)
+        found.update(f"{array.dtype.str} {array.shape}".encode())
+        found.update(array.data)
+    return found.hexdigest()
+
 
 class Subset(Dataset):
     """The samples of ``dataset`` at ``rows``, renumbered from 0; copies nothing."""
@@ -60,6 +87,10 @@ class Subset(Dataset):
     def batch(self, ids: Tensor, steps: int) -> Batch:
         """See `Dataset.batch`."""
         return self.dataset.batch(self.rows[ids], steps)._replace(ids=ids)
+
+    def fingerprint(self, steps: int) -> str:
+        """See `Dataset.fingerprint`."""
+        return digest(self.dataset.fingerprint(steps), self.rows)
 
 
 class Split(NamedTuple):

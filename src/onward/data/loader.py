@@ -60,10 +60,10 @@ class Loader:
         full = len(self.dataset) / self.batch_size
         return int(full) if self.drop_last else ceil(full)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch ``index``."""
+    def epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``index`` from number ``first`` on."""
         count = len(self.dataset)
         ids = order(self.seed, index, count) if self.shuffle else torch.arange(count)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = self.dataset.batch(ids[start : start + self.batch_size], self.steps)
             yield batch if self.augment is None else self.augment(batch, index)

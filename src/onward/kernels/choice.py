@@ -49,14 +49,32 @@ class Measured(ABC):
         if asked is not None:
             return asked
         key = f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
-        if not self.accepts(_remembered().get(key, "")):
-            _remembered()[key] = find()
-            _keep()
-        return _remembered()[key]
+        if key not in _USED:
+            if not self.accepts(_remembered().get(key, "")):
+                _remembered()[key] = find()
+                _keep()
+            _USED[key] = _remembered()[key]
+        return _USED[key]
 
 
 MEASURED: dict[str, Measured] = {}
 """Everything that is measured, by name."""
+_USED: dict[str, str] = {}
+
+
+def used() -> dict[str, str]:
+    """What was answered in this process so far: sums are rounded in the order that these ways take."""
+    return dict(_USED)
+
+
+def pin(answers: Mapping[str, str]) -> None:
+    """Answers as an earlier process did, whatever this machine's table says; what is unknown here is measured."""
+    _USED.update({key: way for key, way in answers.items() if _possible(key, way)})
+
+
+def _possible(key: str, way: str) -> bool:
+    measured = MEASURED.get(key.partition(":")[0])
+    return measured is not None and measured.accepts(way)
 
 
 class Choice(Measured, Generic[Way]):

@@ -1,14 +1,17 @@
 """Training: configurations, the loop, run folders, checkpoints."""
 
-from onward.train.checkpoint import CheckpointError, Trained
+from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, TrainConfig
 from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Saved, Started, Warned
-from onward.train.fit import Diverged, Fitted, Progress, fit
+from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
 from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, load_network, train
 from onward.train.parts import Parts, assemble
+from onward.train.resume import resume
 from onward.train.score import Score, score
+from onward.train.state import Fitted, Progress
+from onward.train.tensors import CheckpointError
 
 __all__ = [
     "BatchDone",
@@ -39,6 +42,7 @@ __all__ = [
     "load",
     "load_network",
     "parse_tokens",
+    "resume",
     "score",
     "train",
 ]

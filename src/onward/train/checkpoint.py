@@ -1,8 +1,9 @@
 """Checkpoints: safetensors and JSON in one folder, hashed, complete or absent.
 
-``step-N/`` holds one ``.safetensors`` file for each part (network, rule, optimizer), ``state.json`` (counters
-and the optimiser's plain numbers), ``hashes.json`` (SHA-256 of these files) and, written last, ``COMMIT``
-(SHA-256 of ``hashes.json``). A folder without a valid ``COMMIT`` is no checkpoint.
+``step-N/`` holds one ``.safetensors`` file for each part (network, rule, optimizer), ``state.json`` (counters),
+``hashes.json`` (SHA-256 of these files) and, written last, ``COMMIT`` (SHA-256 of ``hashes.json``). The files are
+written to a hidden folder, made durable, and moved into place together; a folder without a valid ``COMMIT`` is no
+checkpoint. Nothing in it can name or run code.
 """
 
 from __future__ import annotations
@@ -11,25 +12,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onward.core.errors import OnwardError
+from onward.optim import allocate_state
+from onward.train.durable import sync_folder, write_synced
+from onward.train.tensors import CheckpointError, packed, read_tensors
 
 STATE, HASHES, COMMIT = "state.json", "hashes.json", "COMMIT"
-
-
-class CheckpointError(OnwardError):
-    """A checkpoint that is missing, incomplete, damaged, or of another network."""
+PARTS = ("network", "rule", "optimizer")
+FILES = frozenset({STATE, *(f"{part}.safetensors" for part in PARTS)})
+MOST_JSON_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -42,34 +40,57 @@ class Trained:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of each part, by part and name."""
-        state = self.optimizer.state_dict()["state"]
-        moments = {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-        return {"network": self.net.state_dict(), "rule": self.rule.state_dict(), "optimizer": moments}
+        return {
+            "network": self.net.state_dict(),
+            "rule": self.rule.state_dict(),
+            "optimizer": _moments(self.optimizer),
+        }
 
     def finite(self) -> bool:
         """Whether there is no NaN or infinity in it."""
         parts = self.tensors().values()
         return all(bool(t.isfinite().all()) for part in parts for t in part.values() if t.is_floating_point())
 
+    def fingerprint(self) -> str:
+        """SHA-256 of network and rule: equal for runs that learned the same, bit for bit."""
+        tensors = self.tensors()
+        return hashlib.sha256(packed(tensors["network"]) + packed(tensors["rule"])).hexdigest()
 
-def write(folder: Path, trained: Trained, counters: Mapping[str, Any]) -> Path:
-    """Writes a checkpoint at ``folder``, whole or not at all; one that is there already is kept."""
-    if committed(folder):
+
+def write(folder: Path, trained: Trained, state: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint at ``folder``, whole or not at all; one of the same state that is there already is kept.
+
+    Raises `OSError` where the disk is full or cannot be written, and leaves no trace then.
+    """
+    if intact(folder) and _small(folder / STATE) == _json(state):
         return folder
+    contents = {f"{part}.safetensors": packed(tensors) for part, tensors in trained.tensors().items()}
+    contents[STATE] = _json(state)
+    contents[HASHES] = _json({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for leftover in (draft, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir(parents=True)
-    contents = {f"{part}.safetensors": _packed(tensors) for part, tensors in trained.tensors().items()}
-    contents[STATE] = _json({"counters": counters, "groups": trained.optimizer.state_dict()["param_groups"]})
-    contents[HASHES] = _json({name: _digest(content) for name, content in contents.items()})
-    for name, content in contents.items():
-        _write_synced(draft / name, content)
-    draft.rename(folder)
-    _write_synced(folder / COMMIT, _digest(contents[HASHES]).encode())
-    _sync(folder)
-    _sync(folder.parent)
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        for name, content in contents.items():
+            write_synced(draft / name, content)
+        sync_folder(draft)
+        _commit(draft, folder, hashlib.sha256(contents[HASHES]).hexdigest())
+    except BaseException:
+        for leftover in (draft, *([] if committed(folder) else [folder])):
+            shutil.rmtree(leftover, ignore_errors=True)
+        raise
     return folder
+
+
+def _commit(draft: Path, folder: Path, marker: str) -> None:
+    """Moves the draft into place and marks it as complete, each step on the disk before the next."""
+    if folder.exists():
+        (folder / COMMIT).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    draft.rename(folder)
+    sync_folder(folder.parent)
+    write_synced(folder / COMMIT, marker.encode())
+    sync_folder(folder)
 
 
 def committed(folder: Path) -> bool:
@@ -77,105 +98,122 @@ def committed(folder: Path) -> bool:
     return (folder / COMMIT).is_file()
 
 
-def read_counters(folder: Path) -> dict[str, Any]:
-    """The counters of a checkpoint, verified."""
-    return json.loads(_verified(folder)[STATE])["counters"]
+def intact(folder: Path) -> bool:
+    """Whether the checkpoint is complete and every file has its hash."""
+    try:
+        verify(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def verify(folder: Path) -> None:
+    """Raises `CheckpointError` unless the checkpoint is complete and every file has its hash."""
+    if not committed(folder):
+        raise CheckpointError(f"{folder}: is no complete checkpoint (it has no {COMMIT} file)")
+    if _digest(folder / HASHES) != _small(folder / COMMIT).decode(errors="replace"):
+        raise CheckpointError(f"{folder}: {HASHES} is damaged")
+    hashes = _table(folder / HASHES)
+    if hashes.keys() != FILES:
+        raise CheckpointError(f"{folder}: {HASHES} lists other files than {', '.join(sorted(FILES))}")
+    for name, expected in hashes.items():
+        if _digest(folder / name) != expected:
+            raise CheckpointError(f"{folder}: {name} is damaged")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The counters of a checkpoint; raises `CheckpointError`."""
+    verify(folder)
+    return _table(folder / STATE)
 
 
 def read_modules(folder: Path, net: nn.Module, rule: nn.Module | None = None) -> None:
     """Loads what was learned into ``net`` and, where given, ``rule``; raises `CheckpointError`."""
-    _verified(folder)
+    verify(folder)
     for part, module in (("network", net), ("rule", rule)):
         if module is not None:
-            _load(module, _unpacked(folder / f"{part}.safetensors"), folder)
+            module.load_state_dict(read_tensors(folder / f"{part}.safetensors", module.state_dict()))
 
 
 def read_optimizer(folder: Path, optimizer: Optimizer) -> None:
-    """Loads the optimiser's moments and plain numbers; raises `CheckpointError`."""
-    groups = json.loads(_verified(folder)[STATE])["groups"]
+    """Loads the optimiser's moments; its plain numbers are those of the configuration. Raises `CheckpointError`."""
+    verify(folder)
+    if not optimizer.state:
+        allocate_state(optimizer)
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _unpacked(folder / "optimizer.safetensors").items():
+    for name, value in read_tensors(folder / "optimizer.safetensors", _moments(optimizer)).items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: belongs to another optimiser ({error})") from None
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def latest(parent: Path) -> Path | None:
-    """The committed checkpoint of the most steps under ``parent``."""
-    found = [path for path in parent.glob("step-*") if committed(path)]
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+def newest_first(parent: Path) -> list[Path]:
+    """The committed checkpoints under ``parent``, those of the most steps first."""
+    return sorted(filter(committed, _folders(parent)), key=_steps, reverse=True)
 
 
-def _load(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{folder}: does not fit this configuration: {reason}") from None
+def newest_intact(parent: Path, tell: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that shows its hashes; ``tell`` hears of every newer one that does not."""
+    for path in newest_first(parent):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            tell(f"{error}; the checkpoint before it is used")
+            continue
+        return path
+    return None
 
 
-def _verified(folder: Path) -> dict[str, bytes]:
-    """The JSON files of the checkpoint, once every file has shown its hash."""
-    if not committed(folder):
-        raise CheckpointError(f"{folder}: is no complete checkpoint (it has no {COMMIT} file)")
-    index = _bytes(folder / HASHES)
-    if _digest(index) != (folder / COMMIT).read_text():
-        raise CheckpointError(f"{folder}: {HASHES} is damaged; use an earlier checkpoint")
-    for name, expected in json.loads(index).items():
-        if _digest(_bytes(folder / name)) != expected:
-            raise CheckpointError(f"{folder}: {name} is damaged; use an earlier checkpoint")
-    return {STATE: _bytes(folder / STATE)}
+def prune(parent: Path, keep: set[str]) -> None:
+    """Removes every checkpoint under ``parent`` but those called ``keep``, and what a killed process left half done."""
+    for path in [*_folders(parent), *parent.glob(".step-*")]:
+        if path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+def _folders(parent: Path) -> Iterator[Path]:
+    return (path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdecimal())
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """As safetensors; every tensor gets memory of its own, which the format asks for."""
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+def _steps(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
-def _unpacked(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, default=_plain) + "\n").encode()
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _plain(value: Any) -> Any:
-    """What JSON lacks, as a plain number."""
-    if isinstance(value, torch.Tensor):
-        return value.item()
-    raise TypeError(f"a {type(value).__name__} has no place in a checkpoint's counters")
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(_small(path))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: is no readable JSON") from None
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
+    return table
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _small(path: Path) -> bytes:
+    """The content of a file that has no reason to be large."""
+    with _opened(path) as file:
+        content = file.read(MOST_JSON_BYTES + 1)
+    if len(content) > MOST_JSON_BYTES:
+        raise CheckpointError(f"{path}: is larger than {MOST_JSON_BYTES:,} bytes; expected a short file")
+    return content
 
 
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _digest(path: Path) -> str:
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(folder: Path) -> None:
-    """Makes the folder's own entries durable, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None

@@ -47,6 +47,14 @@ class TrainConfig(BaseModel):
     )
     keep_best: bool = Field(default=True, description="with train.validation: report the best epoch, not the last")
     eval_every: int = Field(default=1, ge=1, description="epochs from one evaluation to the next")
+    save_every: int | None = Field(
+        default=None, ge=1, description="mini-batches from one checkpoint to the next; none: one at the end of an epoch"
+    )
+    keep: int = Field(default=2, ge=1, description="how many of the last checkpoints stay, besides the best one")
+    on_nonfinite: Literal["stop", "skip", "f32"] = Field(
+        default="stop",
+        description="on NaN or infinity: stop; skip the mini-batch; or learn it, and all after it, in full precision",
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; none: torch's own choice")
     compile: bool = Field(
         default=False, description="torch.compile for recurrences that have no kernel; needs a C++ compiler on a CPU"

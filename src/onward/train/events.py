@@ -16,13 +16,17 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """Training begins: ``epochs`` of ``batches`` mini-batches each, over ``parameters`` trained numbers."""
+    """Training begins: ``epochs`` of ``batches`` mini-batches each, over ``parameters`` trained numbers.
+
+    ``done`` mini-batches were learned before, by a process that this one continues.
+    """
 
     title: str
     epochs: int
     batches: int
     parameters: int
     folder: Path | None
+    done: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class BatchDone(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch ended; ``score`` is on ``judged_on`` ("validation" or "test"), None where none was due."""
+    """An epoch ended; ``score`` is on ``judged_on`` ("validation" or "test"), None where none was due.
+
+    ``skipped`` counts mini-batches that were left out; ``alarms`` name layers that are silent or saturated.
+    """
 
     epoch: int
     loss: float
@@ -51,11 +58,13 @@ class EpochDone(Event):
     rule: Mapping[str, float]
     score: Score | None
     judged_on: str
+    skipped: int = 0
+    alarms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """The learning rule has something to say, in plain words."""
+    """Something that a person should know, in plain words."""
 
     text: str
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
 from onward.core import Outcome, Rates, run_sequence
 from onward.core.errors import NonFiniteError
 from onward.data import Batch
+from onward.kernels.choice import used
 from onward.kernels.fused import fusing
-from onward.train.checkpoint import latest
+from onward.train.alarms import alarms
 from onward.train.config import TrainConfig
 from onward.train.events import BatchDone, Ended, EpochDone, OnEvent, Saved, Warned, ignore
 from onward.train.folder import RunFolder
+from onward.train.guard import GUARDS
 from onward.train.memory import meter
 from onward.train.parts import Parts
 from onward.train.score import Score, score
+from onward.train.state import Fitted, Pace, Sums
 
 LOOK_EVERY = 20
 
@@ -32,75 +36,25 @@ class Diverged(NonFiniteError):
         self.epoch, self.batch, self.saved = epoch, batch, saved
 
 
-@dataclass
-class Progress:
-    """Counters of a run, as its checkpoints hold them; ``updates`` counts mini-batches."""
-
-    epoch: int = 0
-    batch: int = 0
-    updates: int = 0
-    best_accuracy: float = -1.0
-    best_epoch: int = 0
-    stale: int = 0
-
-
-@dataclass
-class Pace:
-    """Samples learned from, and the seconds that loading, learning and updating took."""
-
-    samples: int = 0
-    seconds: float = 0.0
-
-    @property
-    def per_second(self) -> float:
-        """Throughput; 0 before the first mini-batch."""
-        return self.samples / self.seconds if self.seconds else 0.0
-
-
-@dataclass
-class Fitted:
-    """How training went; ``score`` is the last one taken, after ``scored_epoch``; ``peak_bytes`` see `meter`."""
-
-    progress: Progress = field(default_factory=Progress)
-    score: Score | None = None
-    scored_epoch: int = 0
-    interrupted: bool = False
-    peak_bytes: int = 0
-    pace: Pace = field(default_factory=Pace)
-
-
-@dataclass
-class _Sums:
-    """An epoch so far."""
-
-    loss: float = 0.0
-    correct: int = 0
-    samples: int = 0
-    pace: Pace = field(default_factory=Pace)
-    rates: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def means(self) -> tuple[float, float, float]:
-        """Loss, accuracy in percent, samples per second."""
-        return self.loss / self.samples, 100 * self.correct / self.samples, self.pace.per_second
-
-
 def fit(
     parts: Parts,
     config: TrainConfig,
     *,
     folder: RunFolder | None = None,
+    fitted: Fitted | None = None,
     on_event: OnEvent = ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """Trains ``parts.net`` in place for ``config.epochs`` epochs.
+    """Trains ``parts.net`` in place for ``config.epochs`` epochs, or from where ``fitted`` says that it stands.
 
-    Saves to ``folder`` at the start and after every epoch; ends early when patience runs out, and after the
-    mini-batch at hand when ``stop()`` says so. On NaN or infinity it saves the last good state and raises
-    `Diverged` with epoch, mini-batch, layer and step.
+    Saves to ``folder`` at the start, after every epoch, and every ``config.save_every`` mini-batches; ends early
+    when patience runs out, and after the mini-batch at hand when ``stop()`` says so. On NaN or infinity it does what
+    ``config.on_nonfinite`` says: as a last resort it saves the last good state and raises `Diverged` with epoch,
+    mini-batch, layer and step.
     """
-    run = _Run(parts, config, folder, on_event, stop)
-    run.save(best=False)
+    run = _Run(parts, config, folder, fitted or Fitted(), on_event, stop)
+    if run.progress.updates == 0:
+        run.save()
     try:
         with fusing(config.compile):
             while run.progress.epoch < config.epochs and not run.ended():
@@ -118,35 +72,53 @@ class _Run:
         parts: Parts,
         config: TrainConfig,
         folder: RunFolder | None,
+        fitted: Fitted,
         on_event: OnEvent,
         stop: Callable[[], bool],
     ):
         self.parts, self.config, self.folder, self.tell, self.stop = parts, config, folder, on_event, stop
-        self.fitted, self.warned = Fitted(), set[str]()
-        self.progress = self.fitted.progress
+        self.fitted, self.progress = fitted, fitted.progress
+        self.warned, self.began = set[str](), perf_counter()
+        self.warming: list[tuple[Pace, Pace]] = []
+        self.guard = GUARDS[config.on_nonfinite](parts, self.warn)
+        if fitted.full_precision:
+            parts.sink.products = None
 
     def train_epoch(self) -> None:
-        """One pass over the data, then the evaluation, a line in the log, a checkpoint."""
-        sums, ready = _Sums(), perf_counter()
-        self.progress.batch = 0
-        for batch in self.parts.batches(self.progress.epoch):
-            outcome = self.train_batch(batch, sums.rates)
-            self.count(batch, outcome, sums, perf_counter() - ready)
+        """What is left of a pass over the data, then the evaluation, a line in the log, a checkpoint."""
+        ready = perf_counter()
+        for batch in self.parts.batches(self.progress.epoch, self.progress.batch):
+            outcome = self.train_batch(batch)
+            self.count(batch, outcome, perf_counter() - ready)
             if self.stop():
                 return self.interrupt()
+            self.save_if_due()
             ready = perf_counter()
-        self.progress.epoch += 1
-        self.close_epoch(sums)
+        self.close_epoch()
 
-    def train_batch(self, batch: Batch, rates: dict[str, float]) -> Outcome:
-        """One sequence and its update; the first one is measured, every `LOOK_EVERY`-th one looked into."""
+    def train_batch(self, batch: Batch) -> Outcome | None:
+        """One sequence and its update, None where it was left out; the first one is measured, every `LOOK_EVERY`-th
+        one looked into."""
         watch = Rates() if self.progress.batch % LOOK_EVERY == 0 else None
         with meter(self.parts.device, when=self.progress.updates == 0) as measured:
-            outcome = self.learn(batch, watch)
+            outcome = self.guarded(batch, watch)
         self.fitted.peak_bytes = max(self.fitted.peak_bytes, measured.peak_bytes)
-        if watch is not None:
-            rates.update(watch.means())
+        if watch is not None and outcome is not None:
+            self.fitted.epoch.rates.update(watch.means())
         return outcome
+
+    def guarded(self, batch: Batch, watch: Rates | None) -> Outcome | None:
+        """Learns a mini-batch, again where the guard could mend what went wrong."""
+        self.guard.before()
+        while True:
+            try:
+                outcome = self.learn(batch, watch)
+            except NonFiniteError as error:
+                if not self.guard.mend(error):
+                    return None
+            else:
+                self.guard.after()
+                return outcome
 
     def learn(self, batch: Batch, watch: Rates | None) -> Outcome:
         """Deposits, and the update they make: after the sequence, or after every step for an online rule."""
@@ -172,44 +144,68 @@ class _Run:
             parts.updater()
         return outcome
 
-    def count(self, batch: Batch, outcome: Outcome, sums: _Sums, seconds: float) -> None:
+    def count(self, batch: Batch, outcome: Outcome | None, seconds: float) -> None:
         """Adds a mini-batch to the running means and tells them."""
-        size = len(batch.y)
-        sums.loss, sums.samples = sums.loss + float(outcome.loss) * size, sums.samples + size
-        sums.correct += int((self.parts.objective.predict(outcome.evidence) == batch.y).sum())
-        if self.progress.updates == 1:
-            self.fitted.pace, sums.pace = Pace(), Pace()  # forget the first one: measuring it took time
-        for pace in (self.fitted.pace, sums.pace):
-            pace.samples, pace.seconds = pace.samples + size, pace.seconds + seconds
+        sums, size = self.fitted.epoch, len(batch.y)
+        if outcome is None:
+            sums.skipped += 1
+        else:
+            sums.loss, sums.samples = sums.loss + float(outcome.loss) * size, sums.samples + size
+            sums.correct += int((self.parts.objective.predict(outcome.evidence) == batch.y).sum())
+        self.clock(size, seconds)
         self.progress.batch, self.progress.updates = self.progress.batch + 1, self.progress.updates + 1
         self.tell(BatchDone(self.progress.epoch, self.progress.batch, *sums.means, self.parts.updater.lr, sums.rates))
 
-    def close_epoch(self, sums: _Sums) -> None:
+    def clock(self, samples: int, seconds: float) -> None:
+        """Adds to both paces; the first mini-batch of a process is forgotten at the second: it was measured as well."""
+        paces = (self.fitted.pace, self.fitted.epoch.pace)
+        if len(self.warming) == 1:
+            for pace, before in zip(paces, self.warming[0], strict=True):
+                pace.samples, pace.seconds = before.samples, before.seconds
+        if len(self.warming) < 2:
+            self.warming.append((copy(paces[0]), copy(paces[1])))
+        for pace in paces:
+            pace.samples, pace.seconds = pace.samples + samples, pace.seconds + seconds
+
+    def close_epoch(self) -> None:
         """What is due between two epochs."""
-        judged, better = self.judge()
-        loader = "validation" if self.parts.validation else "test"
-        event = EpochDone(self.progress.epoch, *sums.means, dict(sums.rates), self.parts.rule.metrics(), judged, loader)
-        for text in self.parts.rule.warnings():
+        self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+        sums, self.fitted.epoch = self.fitted.epoch, Sums()
+        judged = self.judge()
+        event = EpochDone(
+            epoch=self.progress.epoch,
+            loss=sums.means[0],
+            accuracy=sums.means[1],
+            samples_per_second=sums.means[2],
+            rates=dict(sums.rates),
+            rule=self.parts.rule.metrics(),
+            score=judged,
+            judged_on="validation" if self.parts.validation else "test",
+            skipped=sums.skipped,
+            alarms=tuple(alarms(judged.rates if judged else sums.rates)),
+        )
+        for text in (*self.parts.rule.warnings(), *event.alarms):
             self.warn(text)
         if self.folder is not None:
             self.folder.log(asdict(event))
+        self.progress.logged += 1
         self.tell(event)
-        self.save(best=better)
+        self.save()
 
-    def judge(self) -> tuple[Score | None, bool]:
-        """The score, where one is due, and whether it is the best so far on held-out data."""
+    def judge(self) -> Score | None:
+        """The score, where one is due; notes the best so far on held-out data."""
         progress, parts = self.progress, self.parts
         if progress.epoch % self.config.eval_every and progress.epoch < self.config.epochs:
-            return None, False
-        self.fitted.score = score(parts.net, parts.objective, parts.validation or parts.test, parts.device, parts.chunk)
-        self.fitted.scored_epoch = progress.epoch
-        if parts.validation is None:
-            return self.fitted.score, False
-        better = self.fitted.score.accuracy > progress.best_accuracy
-        progress.stale = 0 if better else progress.stale + 1
-        if better:
-            progress.best_accuracy, progress.best_epoch = self.fitted.score.accuracy, progress.epoch
-        return self.fitted.score, better and self.config.keep_best
+            return None
+        found = score(parts.net, parts.objective, parts.validation or parts.test, parts.device, parts.chunk)
+        self.fitted.score, self.fitted.scored_epoch = found, progress.epoch
+        if parts.validation is not None:
+            better = found.accuracy > progress.best_accuracy
+            progress.stale = 0 if better else progress.stale + 1
+            if better:
+                progress.best_accuracy, progress.best_epoch = found.accuracy, progress.epoch
+                progress.best_updates = progress.updates if self.config.keep_best else None
+        return found
 
     def ended(self) -> bool:
         """Whether patience ran out or somebody asked to stop."""
@@ -222,9 +218,9 @@ class _Run:
 
     def interrupt(self) -> None:
         """Keeps what was learned so far."""
+        self.save()
         self.fitted.interrupted = True
         self.tell(Ended("interrupted"))
-        self.save(best=False)
 
     def warn(self, text: str) -> None:
         """Tells a warning once."""
@@ -232,11 +228,20 @@ class _Run:
             self.warned.add(text)
             self.tell(Warned(text))
 
-    def save(self, *, best: bool) -> Path | None:
+    def save_if_due(self) -> None:
+        """A checkpoint in the middle of an epoch."""
+        every, inside = self.config.save_every, self.progress.batch < len(self.parts.loader)
+        if every is not None and inside and self.progress.updates % every == 0:
+            self.save()
+
+    def save(self) -> Path | None:
         """A checkpoint of this moment, if there is a folder."""
         if self.folder is None:
             return None
-        path = self.folder.save(self.parts.trained, asdict(self.progress), best=best)
+        now = perf_counter()
+        self.progress.seconds, self.began = self.progress.seconds + now - self.began, now
+        self.fitted.full_precision, self.fitted.ways = self.parts.sink.products is None, used()
+        path = self.folder.save(self.parts.trained, self.fitted, self.config.keep)
         self.tell(Saved(path))
         return path
 
@@ -244,4 +249,6 @@ class _Run:
         """The present state if it is finite, else the checkpoint before it."""
         if self.folder is None:
             return None
-        return self.save(best=False) if self.parts.trained.finite() else latest(self.folder.checkpoints)
+        if self.parts.trained.finite():
+            return self.save()
+        return self.folder.newest(self.warn)

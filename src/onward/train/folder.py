@@ -1,37 +1,43 @@
 """A run's folder: it describes itself.
 
-``config.toml`` (resolved), ``interface.json`` (input shape and classes), ``env.json``, ``metrics.jsonl``,
-``checkpoints/step-N/``, ``figures/``, and ``DONE``, which holds the summary and is there only if the run came
-to its end.
+``config.toml`` (resolved), ``interface.json`` (input shape and classes), ``env.json``, ``data.json`` (hashes of the
+data), ``metrics.jsonl``, ``checkpoints/step-N/``, ``figures/``, and ``DONE``, which holds the summary and is there
+only if the run came to its end.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
-from os import cpu_count
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from onward._version import __version__
 from onward.core.errors import ConfigError
 from onward.train import checkpoint, toml
 from onward.train.config import RunConfig
+from onward.train.durable import append_synced, write_whole
 from onward.train.grammar import load
+from onward.train.state import Fitted
+from onward.train.tensors import CheckpointError
 
-CONFIG, INTERFACE, ENV, METRICS, DONE = "config.toml", "interface.json", "env.json", "metrics.jsonl", "DONE"
+CONFIG, INTERFACE, ENV, DATA = "config.toml", "interface.json", "env.json", "data.json"
+METRICS, DONE, LOCK = "metrics.jsonl", "DONE", ".lock"
 PACKAGES = ("torch", "numpy", "numba", "safetensors", "pydantic")
-CHECKPOINTS, FIGURES, BEST = "checkpoints", "figures", "best.json"
+VARIABLES = ("ONWARD_KERNELS", "ONWARD_WAYS")
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
 
 @dataclass(frozen=True)
@@ -88,52 +94,102 @@ class RunFolder:
 
     def interface(self) -> Interface:
         """What the run's network takes and gives."""
-        read = json.loads((self.path / INTERFACE).read_text(encoding="utf-8"))
-        return Interface(tuple(read["features"]), read["classes"])
+        read = self.record(INTERFACE)
+        try:
+            return Interface(tuple(map(int, read["features"])), int(read["classes"]))
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{self.path / INTERFACE} does not say what the network takes and gives") from None
 
-    def begin(self, config: RunConfig, interface: Interface) -> None:
+    def record(self, name: str) -> dict[str, Any]:
+        """One of the folder's JSON files; empty where it is missing. Raises `CheckpointError` if it is damaged."""
+        path = self.path / name
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{path}: is damaged; expected a JSON object")
+        return found
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While entered, no other process may write to the run; raises `ConfigError` where one does."""
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                yield
+        except Timeout:
+            raise ConfigError(
+                f"{self.path} is being trained by another process; wait for it to end, or stop it first"
+            ) from None
+
+    def begin(self, config: RunConfig, interface: Interface, data: Mapping[str, Any]) -> None:
         """Writes what is known before training."""
-        (self.path / CONFIG).write_text(toml.dumps(config.model_dump()), encoding="utf-8")
         write_json(self.path / INTERFACE, asdict(interface))
         write_json(self.path / ENV, environment())
+        write_json(self.path / DATA, data)
+        write_whole(self.path / CONFIG, toml.dumps(config.model_dump()).encode())
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Appends one line to the metrics."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json_line(record) + "\n")
+        """Appends one line to the metrics, and waits until it is on the disk."""
+        append_synced(self.path / METRICS, json_line(record))
+
+    def rewind(self, lines: int) -> int:
+        """Forgets metrics beyond the first ``lines`` and half a line of a killed process; says how many stay."""
+        path = self.path / METRICS
+        whole = [line for line in _lines(path) if line.endswith("\n")]
+        if whole[:lines] != _lines(path):
+            write_whole(path, "".join(whole[:lines]).encode())
+        return len(whole[:lines])
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of the metrics."""
-        path = self.path / METRICS
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            yield json.loads(line)
+        return map(json.loads, _lines(self.path / METRICS))
 
-    def save(self, trained: checkpoint.Trained, counters: Mapping[str, Any], *, best: bool) -> Path:
-        """Writes the checkpoint of this moment; keeps it, the ``best`` one, and no other."""
-        path = checkpoint.write(self.checkpoints / f"step-{counters['updates']}", trained, counters)
-        if best:
-            write_json(self.checkpoints / BEST, {"best": path.name})
-        keep = {path.name, self._best()}
-        for other in self.checkpoints.glob("step-*"):
-            if other.name not in keep:
-                rmtree(other)
+    def save(self, trained: checkpoint.Trained, fitted: Fitted, keep: int) -> Path:
+        """Writes the checkpoint of this moment; the last ``keep`` stay, and the best one.
+
+        Raises `CheckpointError` in words where it cannot be written; what was saved before stays.
+        """
+        try:
+            path = checkpoint.write(self.checkpoints / f"step-{fitted.progress.updates}", trained, fitted.to_json())
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.checkpoints}: a checkpoint cannot be written ({error.strerror}); make room or mend the folder, "
+                f"then go on with: onward resume {self.path}"
+            ) from None
+        present = checkpoint.newest_first(self.checkpoints)
+        past = present[present.index(path) :]  # what is beyond this moment was damaged, and passed over
+        best = fitted.progress.best_updates
+        checkpoint.prune(self.checkpoints, {*(other.name for other in past[:keep]), f"step-{best}"})
         return path
 
-    def trained(self) -> Path:
-        """The checkpoint to use: the best one where one was chosen on held-out data, else the last."""
-        best = self._best()
-        path = self.checkpoints / best if best else checkpoint.latest(self.checkpoints)
-        if path is None:
-            raise checkpoint.CheckpointError(f"{self.path} holds no complete checkpoint; train it again")
-        return path
+    def newest(self, tell: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is intact; ``tell`` hears of those that are not."""
+        return checkpoint.newest_intact(self.checkpoints, tell)
+
+    def trained(self, tell: Callable[[str], None] = warnings.warn) -> Path:
+        """The checkpoint to use: the best one where one was chosen on held-out data, else the last.
+
+        A damaged one is passed over, and ``tell`` hears of it. Raises `CheckpointError` where none is intact.
+        """
+        newest = self.newest(tell)
+        if newest is None:
+            raise CheckpointError(f"{self.path} holds no complete checkpoint; train it again")
+        best = Fitted.from_json(checkpoint.read_state(newest)).progress.best_updates
+        chosen = newest if best is None else self.checkpoints / f"step-{best}"
+        if checkpoint.intact(chosen):
+            return chosen
+        tell(f"{chosen}, the best checkpoint, is missing or damaged; {newest.name} is used")
+        return newest
 
     def done(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
         write_json(self.path / DONE, summary)
 
-    def _best(self) -> str | None:
-        index = self.checkpoints / BEST
-        return json.loads(index.read_text())["best"] if index.is_file() else None
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, each with its end; none where there is no file."""
+    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
 
 
 def _unused(out: Path, name: str) -> Path:
@@ -147,14 +203,16 @@ def _unused(out: Path, name: str) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware; names no host, user or path."""
+    """Versions, hardware and settings that a result may depend on; names no host, user or path."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
         "packages": {"onward": __version__, **{name: _version(name) for name in PACKAGES}},
-        "cpus": cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": device,
     }
@@ -174,9 +232,7 @@ def json_line(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as JSON, whole or not at all."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json_line(value) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, (json_line(value) + "\n").encode())
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to stop after the mini-batch at hand."""
+"""Ctrl-C, or a scheduler's SIGTERM, as a request to stop after the mini-batch at hand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt:
-    """While entered, the first Ctrl-C sets ``requested``, and a second one interrupts at once.
+    """While entered, the first Ctrl-C or SIGTERM sets ``requested``; a second one does what it does elsewhere.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
@@ -20,7 +22,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -28,15 +30,18 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._request)
+            self._previous = {number: signal.signal(number, self._request) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        self._restore()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        signal.signal(signal.SIGINT, self._previous)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

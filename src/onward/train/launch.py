@@ -1,4 +1,4 @@
-"""Whole jobs: train a configuration in a run folder, evaluate a run, compare learning rules."""
+"""Whole jobs: train a configuration in a run folder, evaluate a run, compare learning rules (`resume` is apart)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from onward.report import curves
 from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.events import Ended, OnEvent, Started, ignore
-from onward.train.fit import Fitted, fit
+from onward.train.fit import fit
 from onward.train.folder import RunFolder, write_json
 from onward.train.interrupt import Interrupt
 from onward.train.memory import meter
 from onward.train.parts import Parts, assemble, build_network, check_device
 from onward.train.score import Score, score
+from onward.train.state import Fitted
 
 
 @dataclass(frozen=True)
 class Summary:
     """What a training run came to; accuracies in percent, None where the run was interrupted before a test.
 
-    ``reported`` says which weights were tested; ``peak_bytes`` is memory above parameters and optimiser.
+    ``reported`` says which weights were tested; ``peak_bytes`` is memory above parameters and optimiser;
+    ``fingerprint`` is a hash of these weights and of what the rule has learned.
     """
 
     run: str
@@ -42,6 +44,7 @@ class Summary:
     reported: str
     interrupted: bool
     seconds: float
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,27 @@ def train(config: RunConfig, on_event: OnEvent = ignore, label: str | None = Non
     """Trains what ``config`` describes in a new run folder and tests it.
 
     The last epoch is tested; with ``train.validation`` (and ``keep_best``) the best one on held-out data is.
-    Ctrl-C ends it after the mini-batch at hand, with everything saved. ``label`` names the run, in place of the
-    rule's name. Raises `OnwardError` in words.
+    Ctrl-C or SIGTERM ends it after the mini-batch at hand, with everything saved. ``label`` names the run, in place
+    of the rule's name. Raises `OnwardError` in words.
     """
     began, name = perf_counter(), label or config.rule.name
     parts, resolved = assemble(config)
     folder = RunFolder.create(Path(config.train.out), f"{name}-{config.data.name}-{config.model.name}")
-    folder.begin(resolved, parts.interface)
-    parameters = sum(p.numel() for p in parts.net.parameters() if p.requires_grad)
+    with folder.held():
+        folder.begin(resolved, parts.interface, parts.data_record())
+        return carry_out(parts, resolved, folder, Fitted(), on_event, name, began)
+
+
+def carry_out(
+    parts: Parts, config: RunConfig, folder: RunFolder, fitted: Fitted, on_event: OnEvent, name: str, began: float
+) -> Summary:
+    """Trains from where ``fitted`` stands to the end, tests, and marks the run as done."""
+    parameters, earlier = sum(p.numel() for p in parts.net.parameters() if p.requires_grad), fitted.progress.seconds
     title = f"{name} on {config.data.name}, {config.model.name}, {config.device}"
-    on_event(Started(title, config.train.epochs, len(parts.loader), parameters, folder.path))
+    done = fitted.progress.updates
+    on_event(Started(title, config.train.epochs, len(parts.loader), parameters, folder.path, done))
     with Interrupt() as interrupt:
-        fitted = fit(parts, resolved.train, folder=folder, on_event=on_event, stop=interrupt)
+        fit(parts, config.train, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
     tested, reported = _final(parts, config, folder, fitted)
     summary = Summary(
         run=str(folder.path),
@@ -86,7 +98,8 @@ def train(config: RunConfig, on_event: OnEvent = ignore, label: str | None = Non
         epochs=fitted.progress.epoch,
         reported=reported,
         interrupted=fitted.interrupted,
-        seconds=perf_counter() - began,
+        seconds=earlier + perf_counter() - began,
+        fingerprint=parts.trained.fingerprint(),
     )
     if not fitted.interrupted:
         folder.done(asdict(summary))

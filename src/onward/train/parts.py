@@ -47,10 +47,19 @@ class Parts:
     device: str
     chunk: int
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """The mini-batches of an epoch, on the device."""
-        for batch in self.loader.epoch(epoch):
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The mini-batches of an epoch from number ``first`` on, on the device."""
+        for batch in self.loader.epoch(epoch, first):
             yield Batch(batch.x.to(self.device), batch.y.to(self.device), batch.ids)
+
+    def data_record(self) -> dict[str, Any]:
+        """What tells whether data are the same: sizes and hashes of every split, the held-out one included."""
+        loaders = {"train": self.loader, "validation": self.validation, "test": self.test}
+        return {
+            split: {"samples": len(loader.dataset), "sha256": loader.dataset.fingerprint(loader.steps)}
+            for split, loader in loaders.items()
+            if loader is not None
+        }
 
 
 def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
@@ -93,7 +102,7 @@ def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
         device=device,
         chunk=chunk,
     )
-    resolved = {"steps": steps, "chunk": chunk}
+    resolved = {"steps": steps, "chunk": chunk, "threads": torch.get_num_threads()}
     return parts, config.model_copy(update={"train": config.train.model_copy(update=resolved)})
 
 

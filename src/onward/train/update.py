@@ -52,6 +52,11 @@ class Updater:
         for group, lr in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = lr * factor
 
+    def discard(self) -> None:
+        """Forgets the update that was being prepared."""
+        self.sink.discard()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def __call__(self) -> None:
         """Flushes the sink, checks and clips gradients, steps, checks parameters."""
         self.sink.flush()

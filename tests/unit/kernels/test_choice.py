@@ -20,6 +20,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     table: dict[str, str] = {}
     monkeypatch.setattr(choice, "_remembered", lambda: table)
     monkeypatch.setattr(choice, "_keep", lambda: None)
+    monkeypatch.setattr(choice, "_USED", {})
     monkeypatch.delenv(choice.VARIABLE, raising=False)
     before = dict(MEASURED)
     choice._asked.cache_clear()
@@ -43,10 +44,21 @@ def test_the_fastest_way_is_found_once_for_a_class_of_sizes() -> None:
     ways = two_ways()
     assert ways.best((100,)) is ways.ways["quick"]
     choice._remembered()["test: 128, 1 threads"] = "plain"
+    assert ways.best((128,)) is ways.ways["quick"]
+    choice._USED.clear()
     assert ways.best((128,)) is ways.ways["plain"]
     assert ways.best((129,)) is ways.ways["quick"]
     with using(Use.NEVER):
         assert ways.best((129,)) is ways.ways["plain"]
+
+
+def test_answers_of_an_earlier_process_are_given_again() -> None:
+    ways = two_ways()
+    choice.pin({"test: 128, 1 threads": "plain", "test: 256, 1 threads": "gone", "unknown: 128, 1 threads": "plain"})
+    assert ways.best((128,)) is ways.ways["plain"]
+    assert ways.best((256,)) is ways.ways["quick"]
+    assert choice.used() == {"test: 128, 1 threads": "plain", "test: 256, 1 threads": "quick"}
+    assert choice._remembered() == {"test: 256, 1 threads": "quick"}
 
 
 def test_an_answer_kept_from_an_older_version_is_measured_again() -> None:
@@ -84,9 +96,10 @@ def test_sparse_products_are_taken_below_the_share_at_which_times_meet() -> None
     x[..., ::8] = 1
     rows = sparse_rows(x, most=1.0)
     assert rows is not None
+    half = Share("half")
     for share, leaving, taken in ((0.2, 0.0, True), (0.1, 0.0, False), (0.2, 0.5, False)):
-        choice._remembered()["half: 8, 1 threads"] = str(share)
-        assert pays(Share("half"), (8,), rows, lambda rows: None, lambda x: None, leaving) is taken
+        choice.pin({"half: 8, 1 threads": str(share)})
+        assert pays(half, (8,), rows, lambda rows: None, lambda x: None, leaving) is taken
 
 
 def test_the_break_even_share_is_measured_on_a_trial_of_the_same_shape() -> None:

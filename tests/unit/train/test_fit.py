@@ -30,7 +30,7 @@ from onward.train import (
     parse_tokens,
     train,
 )
-from onward.train.checkpoint import committed, read_counters
+from onward.train.checkpoint import committed, read_state
 from onward.train.parts import check_device, hold_out
 from onward.train.source import evaluation_data
 
@@ -92,7 +92,7 @@ def test_held_out_data_choose_the_epoch(config: RunConfig) -> None:
     assert all(line["judged_on"] == "validation" for line in folder.metrics())
     assert summary.epochs == best + 2 or summary.epochs == 30
     assert summary.reported == f"epoch {best}, the best on held-out data"
-    assert read_counters(folder.trained())["epoch"] == best
+    assert read_state(folder.trained())["progress"]["epoch"] == best
 
 
 def test_held_out_samples_are_not_trained_on(config: RunConfig) -> None:
@@ -133,15 +133,15 @@ def test_stopping_keeps_what_was_learned(config: RunConfig, tmp_path: Path) -> N
     )
     assert fitted.interrupted
     saved = [event.path for event in events if isinstance(event, Saved)]
-    assert read_counters(saved[-1])["updates"] == 3
+    assert read_state(saved[-1])["progress"]["updates"] == 3
     assert committed(folder.trained())
 
 
 class Poisoned(Loader):
     """A loader whose third batch of the second epoch holds a NaN."""
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        for number, batch in enumerate(super().epoch(index)):
+    def epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
+        for number, batch in enumerate(super().epoch(index, first)):
             x = batch.x.chunk(0, batch.x.steps).clone()
             if (index, number) == (1, 2):
                 x[2, 0, 5] = torch.nan
@@ -159,7 +159,7 @@ def test_nan_in_the_data_stops_with_its_place(rule: str, config: RunConfig, tmp_
     assert caught.value.step == 2
     assert caught.value.saved is not None
     assert str(caught.value.saved) in str(caught.value)
-    counters = read_counters(caught.value.saved)
+    counters = read_state(caught.value.saved)["progress"]
     assert (counters["epoch"], counters["batch"]) == (1, 2)
     assert parts.trained.finite()
 

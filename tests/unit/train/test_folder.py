@@ -14,9 +14,11 @@ from torch import nn
 
 from onward.core.errors import ConfigError
 from onward.optim import optimizers, parameter_groups
-from onward.train import RunConfig, RunFolder
-from onward.train.checkpoint import CheckpointError, Trained
-from onward.train.folder import Interface, environment, json_line
+from onward.train import RunConfig, RunFolder, checkpoint
+from onward.train.checkpoint import Trained
+from onward.train.folder import LOCK, METRICS, Interface, environment, json_line
+from onward.train.state import Fitted, Progress
+from onward.train.tensors import CheckpointError
 
 
 def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
@@ -28,7 +30,7 @@ def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
 
 def test_a_folder_describes_itself(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "opzo")
-    folder.begin(RunConfig(), Interface((1, 28, 28), 10))
+    folder.begin(RunConfig(), Interface((1, 28, 28), 10), {"train": {"samples": 3, "sha256": "ab"}})
     folder.log({"epoch": 1, "loss": float("nan")})
     folder.log({"epoch": 2, "loss": 0.5})
     again = RunFolder.open(folder.path)
@@ -52,13 +54,110 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path).trained()
 
 
-def test_the_last_and_the_best_checkpoint_are_kept(tmp_path: Path) -> None:
-    folder, net = RunFolder.create(tmp_path, "x"), nn.Linear(2, 1)
-    parts = Trained(net, nn.Identity(), optimizers.build("sgd", parameter_groups(net, nn.Identity(), 0.0, False)))
-    for updates, best in ((0, False), (5, True), (10, False), (15, False)):
-        folder.save(parts, {"updates": updates}, best=best)
-    assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-15", "step-5"]
+def trained() -> Trained:
+    net = nn.Linear(2, 1)
+    return Trained(net, nn.Identity(), optimizers.build("sgd", parameter_groups(net, nn.Identity(), 0.0, False)))
+
+
+def save(folder: RunFolder, updates: int, best: int | None = None, keep: int = 2) -> Path:
+    return folder.save(trained(), Fitted(Progress(updates=updates, best_updates=best)), keep)
+
+
+def names(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+def damage(path: Path) -> None:
+    content = bytearray((path / "network.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "network.safetensors").write_bytes(content)
+
+
+def test_the_last_ones_and_the_best_checkpoint_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    for updates, best in ((0, None), (5, 5), (10, 5), (15, 5), (20, 5)):
+        save(folder, updates, best)
+    assert names(folder) == ["step-15", "step-20", "step-5"]
     assert folder.trained().name == "step-5"
+    save(folder, 25, 5, keep=1)
+    assert names(folder) == ["step-25", "step-5"]
+
+
+def test_damage_is_told_and_the_checkpoint_before_is_used(tmp_path: Path) -> None:
+    folder, told = RunFolder.create(tmp_path, "x"), list[str]()
+    for updates in (5, 10, 15):
+        save(folder, updates, keep=3)
+    damage(folder.checkpoints / "step-15")
+    (folder.checkpoints / "step-10" / "COMMIT").unlink()
+    assert folder.newest(told.append) == folder.checkpoints / "step-5"
+    assert len(told) == 1
+    assert "step-15: network.safetensors is damaged; the checkpoint before it is used" in told[0]
+    save(folder, 12, keep=3)
+    assert names(folder) == ["step-12", "step-5"]
+    assert folder.trained().name == "step-12"
+
+
+def test_a_damaged_best_checkpoint_is_told(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    save(folder, 5, best=5)
+    save(folder, 10, best=5)
+    damage(folder.checkpoints / "step-5")
+    with pytest.warns(UserWarning, match="step-5, the best checkpoint, is missing or damaged; step-10 is used"):
+        assert folder.trained().name == "step-10"
+
+
+def test_what_a_killed_process_left_half_done_is_cleared(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    (folder.checkpoints / ".step-3.12345").mkdir(parents=True)
+    save(folder, 5)
+    assert names(folder) == ["step-5"]
+
+
+def test_metrics_are_cut_back_to_whole_lines(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    assert folder.rewind(3) == 0
+    for epoch in (1, 2, 3):
+        folder.log({"epoch": epoch})
+    with (folder.path / METRICS).open("a") as file:
+        file.write('{"epoch": 4')
+    assert folder.rewind(3) == 3
+    assert [line["epoch"] for line in folder.metrics()] == [1, 2, 3]
+    assert folder.rewind(1) == 1
+    assert [line["epoch"] for line in folder.metrics()] == [1]
+    assert folder.rewind(2) == 1
+
+
+def test_one_process_writes(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    other = RunFolder(folder.path).held()
+    with folder.held(), pytest.raises(ConfigError, match="is being trained by another process"):
+        other.__enter__()
+    with RunFolder(folder.path).held():
+        assert (folder.path / LOCK).exists()
+
+
+@pytest.mark.parametrize("name", ["interface.json", "env.json", "data.json", "DONE"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\xfe", b'{"a": ', b"[" * 100_000])
+def test_damaged_records_are_named(name: str, content: bytes, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}: is damaged"):
+        folder.record(name)
+
+
+def test_a_full_disk_is_told_and_what_was_saved_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(tmp_path, "x")
+    save(folder, 5)
+
+    def full(path: Path, _: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "write_synced", full)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written \(No space left on device\); make room .* onward resume"
+    ):
+        save(folder, 10)
+    assert names(folder) == ["step-5"]
 
 
 def test_json_has_no_nan() -> None:

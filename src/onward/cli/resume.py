@@ -1,0 +1,34 @@
+"""``onward resume``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from onward.cli import INTERRUPTED
+from onward.cli.output import Json, console, emit
+from onward.cli.progress import progress
+from onward.cli.train import closing
+from onward.train import resume as go_on
+
+Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+Force = Annotated[bool, Parameter(negative="", help="Go on although versions, data or settings have changed.")]
+
+
+def resume(
+    run: Annotated[Path, Parameter(help="The folder of a run.")],
+    /,
+    *tokens: Tokens,
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Continues a run that was cut short, from its last checkpoint, as if nothing had happened."""
+    out = console(json)
+    with progress(out) as on_event:
+        summary = go_on(run, tokens, force=force, on_event=on_event)
+    out.print(closing(summary), soft_wrap=True)
+    emit(json, asdict(summary))
+    return INTERRUPTED if summary.interrupted else 0

@@ -1,0 +1,120 @@
+"""Going on with a run that was cut short, as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from onward.core.errors import ConfigError
+from onward.kernels.choice import pin
+from onward.train import checkpoint
+from onward.train.config import RunConfig
+from onward.train.events import OnEvent, Warned, ignore
+from onward.train.folder import DATA, DONE, ENV, METRICS, RunFolder, environment
+from onward.train.grammar import with_flags
+from onward.train.launch import Summary, carry_out
+from onward.train.parts import Parts, assemble
+from onward.train.schema import shown
+from onward.train.state import Fitted
+from onward.train.tensors import CheckpointError
+
+COMPARED = ("packages", "machine", "capability", "variables", "cuda")
+"""Parts of the environment that can change a result in its last bits."""
+
+
+def resume(path: Path, changes: Sequence[str] = (), *, force: bool = False, on_event: OnEvent = ignore) -> Summary:
+    """Continues the run in ``path`` from its last intact checkpoint to its end.
+
+    On a CPU the result is that of a run in one piece, bit for bit: weights, optimiser, feedback, order of samples,
+    noise, metrics. A run that has ended is left as it is. Raises `ConfigError` where something is not as it was
+    (program versions, data, or the configuration, through the flags ``changes``); ``force`` goes on nevertheless.
+    """
+    began, folder = perf_counter(), RunFolder.open(path)
+    with folder.held():
+        recorded = folder.config()
+        config = with_flags(changes, recorded)
+        if config == recorded and (folder.path / DONE).is_file():
+            return finished(folder)
+        parts, resolved = assemble(config)
+        obstacles = [
+            *_settings(recorded, config),
+            *_environment(folder.record(ENV)),
+            *_data(folder.record(DATA), parts),
+        ]
+        fitted = restore(folder, parts, on_event)
+        obstacles += _metrics(folder, fitted)
+        if obstacles and not force:
+            raise ConfigError(
+                f"{path} cannot be continued as if it had not been cut short: {'; '.join(obstacles)}. "
+                "Add --force to go on nevertheless"
+            )
+        for obstacle in obstacles:
+            on_event(Warned(f"not as before: {obstacle}"))
+        if obstacles or not (folder.path / DATA).is_file():
+            folder.begin(resolved, parts.interface, parts.data_record())
+        (folder.path / DONE).unlink(missing_ok=True)
+        return carry_out(parts, resolved, folder, fitted, on_event, config.rule.name, began)
+
+
+def finished(folder: RunFolder) -> Summary:
+    """The summary of a run that came to its end."""
+    try:
+        return TypeAdapter(Summary).validate_python(folder.record(DONE))
+    except ValidationError:
+        raise CheckpointError(f"{folder.path / DONE}: is no summary of a run; delete it and resume again") from None
+
+
+def restore(folder: RunFolder, parts: Parts, on_event: OnEvent) -> Fitted:
+    """Loads the newest intact checkpoint into ``parts``; without one, the run starts at its beginning."""
+    path = folder.newest(lambda text: on_event(Warned(text)))
+    if path is None:
+        on_event(Warned(f"{folder.path} holds no complete checkpoint: it starts at its beginning"))
+        return Fitted()
+    fitted = Fitted.from_json(checkpoint.read_state(path))
+    checkpoint.read_modules(path, parts.net, parts.rule)
+    checkpoint.read_optimizer(path, parts.updater.optimizer)
+    pin(fitted.ways)
+    return fitted
+
+
+def _metrics(folder: RunFolder, fitted: Fitted) -> Iterator[str]:
+    """Cuts the metrics back to the checkpoint; says what is missing."""
+    kept, expected = folder.rewind(fitted.progress.logged), fitted.progress.logged
+    if kept < expected:
+        yield f"{METRICS} holds {kept} of the {expected} lines that were written"
+        fitted.progress.logged = kept
+
+
+def _settings(before: RunConfig, now: RunConfig) -> Iterator[str]:
+    return _differences("", before.model_dump(), now.model_dump())
+
+
+def _environment(before: Mapping[str, Any]) -> Iterator[str]:
+    now = environment()
+    return _differences("", {k: before.get(k) for k in COMPARED}, {k: now[k] for k in COMPARED})
+
+
+def _data(before: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+    """The splits that have changed; a folder of a run that was killed before it wrote them has nothing to compare."""
+    now = parts.data_record() if before else {}
+    for split in sorted(before.keys() | now.keys()):
+        if before.get(split) != now.get(split):
+            yield f"the {split} data have changed ({_count(before, split)}, now {_count(now, split)})"
+
+
+def _count(record: Mapping[str, Any], split: str) -> str:
+    found = record.get(split)
+    return f"{found['samples']:,} samples with hash {found['sha256'][:8]}" if isinstance(found, Mapping) else "none"
+
+
+def _differences(place: str, before: Any, now: Any) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys(chain(before, now)):
+            yield from _differences(f"{place}.{key}".lstrip("."), before.get(key), now.get(key))
+    elif before != now:
+        yield f"{place} was {shown(before)} and is {shown(now)}"

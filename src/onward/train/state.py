@@ -1,0 +1,96 @@
+"""What a run counts. All of it is in every checkpoint, so that a resumed run counts on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from onward.train.score import Score
+from onward.train.tensors import CheckpointError
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass
+class Pace:
+    """Samples learned from, and the seconds that loading, learning and updating took."""
+
+    samples: int = 0
+    seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """Throughput; 0 before the first mini-batch."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Sums:
+    """An epoch so far; ``skipped`` counts the mini-batches that were left out."""
+
+    loss: float = 0.0
+    correct: int = 0
+    samples: int = 0
+    skipped: int = 0
+    pace: Pace = field(default_factory=Pace)
+    rates: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def means(self) -> tuple[float, float, float]:
+        """Loss, accuracy in percent, samples per second; 0 where nothing was learned from."""
+        seen = max(1, self.samples)
+        return self.loss / seen, 100 * self.correct / seen, self.pace.per_second
+
+
+@dataclass
+class Progress:
+    """Where a run is; ``updates`` counts mini-batches, ``best_updates`` is where the best checkpoint was written,
+    ``logged`` counts lines of metrics, ``seconds`` is time spent by earlier processes."""
+
+    epoch: int = 0
+    batch: int = 0
+    updates: int = 0
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+    best_updates: int | None = None
+    stale: int = 0
+    logged: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Fitted:
+    """How training went; ``score`` is the last one taken, after ``scored_epoch``; ``peak_bytes`` see `meter`.
+
+    ``full_precision`` says that products are computed in float32, whatever the configuration says. ``ways`` are the
+    measured choices of kernels that were made on the way: with others, sums round differently.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    progress: Progress = field(default_factory=Progress)
+    epoch: Sums = field(default_factory=Sums)
+    score: Score | None = None
+    scored_epoch: int = 0
+    interrupted: bool = False
+    peak_bytes: int = 0
+    pace: Pace = field(default_factory=Pace)
+    full_precision: bool = False
+    ways: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; `from_json` is the way back, exact for every float."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Fitted:
+        """Raises `CheckpointError` for anything that `to_json` did not write."""
+        try:
+            return TypeAdapter(cls).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise CheckpointError(f"the counters of a checkpoint are unusable: {place}: {first['msg']}") from None

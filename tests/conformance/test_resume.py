@@ -1,0 +1,63 @@
+"""k mini-batches, a cut, the rest: the same bits as in one piece, for everything that is registered."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onward.credit import locals_, spatials, temporals
+from onward.neurons import neurons
+from onward.optim import optimizers, schedules
+from onward.rules import rules
+from onward.train import memory, resume
+from reference.runs import assert_same_run, cut, straight
+
+CHOICES = [
+    *(["--rule", name] for name in rules.names()),
+    *(["--rule", "online", "--rule.temporal", name] for name in temporals.names()),
+    *(["--rule", "online", "--rule.spatial", name] for name in spatials.names()),
+    *(["--rule", "opzo", "--rule.local", name] for name in locals_.names()),
+    *(["--neuron", name] for name in neurons.names()),
+    *(["--optim", name] for name in optimizers.names()),
+    *(["--optim.schedule", name, "--optim.schedule.warmup", "0.3"] for name in schedules.names()),
+    ["--rule", "ottt", "--rule.schedule", "step"],
+    ["--rule", "opzo", "--rule.per", "step", "--rule.reads", "after"],
+    ["--rule", "opzo", "--rule.baseline", "true", "--rule.correct-start", "true", "--rule.warmup", "2"],
+    ["--rule", "sltt", "--rule.error-delay", "1"],
+    ["--rule", "opzo", "--rule.law", "gaussian"],
+    ["--precision", "bf16"],
+    ["--train.validation", "0.25"],
+    ["--train.chunk", "1"],
+    ["--optim.clip", "0.1"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_meter_no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring memory and waiting for the disk take most of the time of a run of fifteen mini-batches."""
+    monkeypatch.setattr(memory, "Allocations", memory.Off)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    x = rng.random((40, 12), dtype=np.float32)
+    np.savez(tmp_path / "thirds.npz", x=x, y=x.reshape(40, 3, 4).sum(-1).argmax(-1))
+    return [
+        *("--data", str(tmp_path / "thirds.npz"), "--train.out", str(tmp_path / "runs"), "--model.hidden", "16", "12"),
+        *("--train.batch-size", "8", "--train.steps", "4", "--train.epochs", "3", "--optim.lr", "0.01"),
+    ]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))
+def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> None:
+    whole = straight([*flags, *choice])
+    run = cut([*flags, *choice], after=7)
+    summary = resume(run)
+    assert_same_run(Path(whole.run), run)
+    assert summary.fingerprint == whole.fingerprint
+    assert summary.test_accuracy == whole.test_accuracy
