@@ -124,14 +124,16 @@ class RunFolder:
 
     def begin(self, config: RunConfig, interface: Interface, data: Mapping[str, Any]) -> None:
         """Writes what is known before training."""
-        write_json(self.path / INTERFACE, asdict(interface))
-        write_json(self.path / ENV, environment())
-        write_json(self.path / DATA, data)
-        write_whole(self.path / CONFIG, toml.dumps(config.model_dump()).encode())
+        with self._writing("what the run is"):
+            write_json(self.path / INTERFACE, asdict(interface))
+            write_json(self.path / ENV, environment())
+            write_json(self.path / DATA, data)
+            write_whole(self.path / CONFIG, toml.dumps(config.model_dump()).encode())
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends one line to the metrics, and waits until it is on the disk."""
-        append_synced(self.path / METRICS, json_line(record))
+        with self._writing("metrics"):
+            append_synced(self.path / METRICS, json_line(record))
 
     def rewind(self, lines: int) -> int:
         """Forgets metrics beyond the first ``lines`` and half a line of a killed process; says how many stay."""
@@ -150,13 +152,8 @@ class RunFolder:
 
         Raises `CheckpointError` in words where it cannot be written; what was saved before stays.
         """
-        try:
+        with self._writing("a checkpoint"):
             path = checkpoint.write(self.checkpoints / f"step-{fitted.progress.updates}", trained, fitted.to_json())
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.checkpoints}: a checkpoint cannot be written ({error.strerror}); make room or mend the folder, "
-                f"then go on with: onward resume {self.path}"
-            ) from None
         present = checkpoint.newest_first(self.checkpoints)
         past = present[present.index(path) :]  # what is beyond this moment was damaged, and passed over
         best = fitted.progress.best_updates
@@ -184,7 +181,19 @@ class RunFolder:
 
     def done(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
-        write_json(self.path / DONE, summary)
+        with self._writing("the summary"):
+            write_json(self.path / DONE, summary)
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Tells in words why ``what`` cannot be written, and how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: {what} cannot be written ({error.strerror or error}); make room or mend the folder, "
+                f"then go on with: onward resume {self.path}"
+            ) from None
 
 
 def _lines(path: Path) -> list[str]:

@@ -15,9 +15,9 @@ from onward.kernels.choice import pin
 from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.events import OnEvent, Warned, ignore
-from onward.train.folder import DATA, DONE, ENV, METRICS, RunFolder, environment
+from onward.train.folder import CONFIG, DATA, DONE, ENV, METRICS, RunFolder, environment
 from onward.train.grammar import with_flags
-from onward.train.launch import Summary, carry_out
+from onward.train.launch import Summary, carry_out, train
 from onward.train.parts import Parts, assemble
 from onward.train.schema import shown
 from onward.train.state import Fitted
@@ -59,6 +59,26 @@ def resume(path: Path, changes: Sequence[str] = (), *, force: bool = False, on_e
             folder.begin(resolved, parts.interface, parts.data_record())
         (folder.path / DONE).unlink(missing_ok=True)
         return carry_out(parts, resolved, folder, fitted, on_event, config.rule.name, began)
+
+
+def train_on(config: RunConfig, on_event: OnEvent = ignore) -> Summary:
+    """Continues the newest run of ``config`` in ``config.train.out``; trains a new one where there is none.
+
+    What a launcher that restarts processes needs: the same command again goes on where the last one was cut short.
+    """
+    path = newest_run(config)
+    return train(config, on_event) if path is None else resume(path, on_event=on_event)
+
+
+def newest_run(config: RunConfig) -> Path | None:
+    """The newest run of ``config``; what ``config`` leaves open may be anything."""
+    runs = (RunFolder(path.parent) for path in sorted(Path(config.train.out).glob(f"*/{CONFIG}"), reverse=True))
+    left_open = {name: None for name, value in config.train if value is None}
+    for folder in runs:
+        recorded = folder.config()
+        if recorded.model_copy(update={"train": recorded.train.model_copy(update=left_open)}) == config:
+            return folder.path
+    return None
 
 
 def finished(folder: RunFolder) -> Summary:

@@ -154,7 +154,7 @@ def test_a_full_disk_is_told_and_what_was_saved_stays(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(checkpoint, "write_synced", full)
     with pytest.raises(
-        CheckpointError, match=r"cannot be written \(No space left on device\); make room .* onward resume"
+        CheckpointError, match=r"a checkpoint cannot be written \(No space left on device\); make room .* onward resume"
     ):
         save(folder, 10)
     assert names(folder) == ["step-5"]
