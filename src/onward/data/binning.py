@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -207,6 +208,6 @@ def event_dataset(
         torch.from_numpy(recordings.label),
         classes or int(recordings.label.max()) + 1,
         recordings.features,
-        lambda steps: pack(recordings, binning, reading, steps),
+        partial(pack, recordings, binning, reading),
         binning.natural_steps(int(recordings.durations().max())),
     )

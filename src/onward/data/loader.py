@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from onward.core.draws import Key, KeyedDraws, Uniform
 from onward.core.errors import DataError
@@ -26,7 +29,8 @@ class Loader:
     """Yields a data set in mini-batches.
 
     The order of epoch k depends on (seed, k) alone, so a resumed run sees what an uninterrupted one would.
-    ``augment(batch, epoch)`` changes the inputs of a batch; None leaves them.
+    ``augment(batch, epoch)`` changes the inputs of a batch; None leaves them. ``workers`` processes prepare batches
+    ahead of time; their number changes no batch.
 
     >>> from onward.data import ArrayDataset
     >>> data = ArrayDataset(torch.rand(10, 4), torch.arange(10) % 2)
@@ -44,6 +48,7 @@ class Loader:
         shuffle: bool = True,
         augment: Augment | None = None,
         drop_last: bool = False,
+        workers: int = 0,
     ):
         if batch_size < 1:
             raise DataError(f"a batch size of {batch_size} was given; at least 1 is needed")
@@ -54,6 +59,8 @@ class Loader:
             )
         self.dataset, self.batch_size, self.steps = dataset, batch_size, steps
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
+        self._drawn: tuple[int, Tensor] | None = None
+        self.workers = Workers(self.batch, workers) if workers else None
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
@@ -62,8 +69,60 @@ class Loader:
 
     def epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``index`` from number ``first`` on."""
-        count = len(self.dataset)
-        ids = order(self.seed, index, count) if self.shuffle else torch.arange(count)
-        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            batch = self.dataset.batch(ids[start : start + self.batch_size], self.steps)
-            yield batch if self.augment is None else self.augment(batch, index)
+        wanted = [(index, number) for number in range(first, len(self))]
+        return map(self.batch, wanted) if self.workers is None else self.workers.prepare(wanted)
+
+    def batch(self, place: tuple[int, int]) -> Batch:
+        """The batch at (epoch, number)."""
+        epoch, number = place
+        ids = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
+        batch = self.dataset.batch(ids, self.steps)
+        return batch if self.augment is None else self.augment(batch, epoch)
+
+    def _order(self, epoch: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(len(self.dataset))
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, order(self.seed, epoch, len(self.dataset))
+        return self._drawn[1]
+
+
+class Workers:
+    """Processes that prepare batches ahead of time; started when first needed, and kept from epoch to epoch.
+
+    They are started afresh, not forked: compiled kernels do not survive a fork. A script that uses them guards its
+    own start by ``if __name__ == "__main__":``.
+    """
+
+    def __init__(self, batch: Callable[[tuple[int, int]], Batch], count: int):
+        self._batch, self._count = batch, count
+        self._wanted: list[tuple[int, int]] = []
+        self._loader: DataLoader | None = None
+
+    def prepare(self, wanted: list[tuple[int, int]]) -> Iterator[Batch]:
+        """The batches at the (epoch, number) ``wanted``, in that order."""
+        self._wanted[:] = wanted
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Computed(self._batch),
+                batch_size=None,
+                sampler=self._wanted,
+                num_workers=self._count,
+                multiprocessing_context="spawn",
+                persistent_workers=True,
+            )
+        return iter(self._loader)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Processes stay where they are."""
+        return {**self.__dict__, "_loader": None}
+
+
+class _Computed(TorchDataset[Batch]):
+    """Batches as torch's loader asks for them."""
+
+    def __init__(self, batch: Callable[[tuple[int, int]], Batch]):
+        self._batch = batch
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        return self._batch(place)

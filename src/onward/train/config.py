@@ -55,6 +55,9 @@ class TrainConfig(BaseModel):
         default="stop",
         description="on NaN or infinity: stop; skip the mini-batch; or learn it, and all after it, in full precision",
     )
+    workers: int = Field(
+        default=0, ge=0, description="processes that prepare mini-batches ahead of time; changes no result"
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; none: torch's own choice")
     compile: bool = Field(
         default=False, description="torch.compile for recurrences that have no kernel; needs a C++ compiler on a CPU"

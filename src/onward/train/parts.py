@@ -84,7 +84,8 @@ def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
     rule.to(device)
     chunk = resolve_chunk(config, net, rule, sample, draws)
     size = config.train.batch_size
-    loader = Loader(train, size, steps, seed=config.seed, augment=augmentation(config.data, config.seed))
+    augment, workers = augmentation(config.data, config.seed), config.train.workers
+    loader = Loader(train, size, steps, seed=config.seed, augment=augment, workers=workers)
     sink = GradSink(net, PRODUCTS[config.precision])
     updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
 from onward.core.errors import DataError
 from onward.core.sequence import Frames, Static
-from onward.data import ArrayDataset, Augmentation, Batch, Flip, Loader, PadCrop, Subset
+from onward.data import ArrayDataset, Augmentation, Batch, Flip, Loader, PadCrop, Subset, from_torch
 from onward.data.loader import order
 
 
@@ -122,3 +123,36 @@ def test_augmentation_needs_images() -> None:
         AUGMENT(flat, 0)
     with pytest.raises(DataError, match="padding of 0"):
         PadCrop(0)
+
+
+def test_workers_change_no_batch_and_stay_from_epoch_to_epoch() -> None:
+    pictures = ArrayDataset(torch.rand(22, 2, 9, 7), torch.arange(22) % 3)
+    plain, busy = (Loader(pictures, 4, 5, seed=3, augment=AUGMENT, workers=count) for count in (0, 2))
+    for epoch, first in ((0, 0), (1, 2), (1, 6)):
+        expected, found = list(plain.epoch(epoch, first)), list(busy.epoch(epoch, first))
+        assert len(found) == len(expected) == 6 - first
+        for one, other in zip(expected, found, strict=True):
+            assert torch.equal(one.ids, other.ids)
+            assert torch.equal(one.y, other.y)
+            assert torch.equal(one.x.chunk(0, 5), other.x.chunk(0, 5))
+
+
+def test_an_epoch_may_begin_anywhere() -> None:
+    loader = Loader(data(), 4, 2, seed=5)
+    whole = [batch.ids.tolist() for batch in loader.epoch(1)]
+    assert [batch.ids.tolist() for batch in loader.epoch(1, 4)] == whole[4:]
+    assert list(loader.epoch(1, 6)) == []
+
+
+def test_fingerprints_tell_data_apart() -> None:
+    x, y = torch.rand(300, 4), torch.arange(300) % 3
+    changed, relabelled = x.clone(), y.clone()
+    changed[299, 3] += 1e-6
+    relabelled[0] = 2
+    sets = [ArrayDataset(x, y), ArrayDataset(changed, y), ArrayDataset(x, relabelled), ArrayDataset(x[:-1], y[:-1])]
+    sets += [Subset(sets[0], torch.arange(299)), Subset(sets[0], torch.arange(1, 300))]
+    assert len({one.fingerprint(1) for one in sets}) == len(sets)
+    assert ArrayDataset(x.clone(), y.clone()).fingerprint(1) == sets[0].fingerprint(1)
+    pairs = from_torch(TensorDataset(x, y))
+    assert pairs.fingerprint(2) == from_torch(TensorDataset(x.clone(), y)).fingerprint(2)
+    assert pairs.fingerprint(2) != from_torch(TensorDataset(x[:-1], y[:-1])).fingerprint(2)

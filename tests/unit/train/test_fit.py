@@ -31,6 +31,7 @@ from onward.train import (
     train,
 )
 from onward.train.checkpoint import committed, read_state
+from onward.train.folder import ENV
 from onward.train.parts import check_device, hold_out
 from onward.train.source import evaluation_data
 
@@ -65,6 +66,17 @@ def test_the_same_seed_gives_the_same_numbers(config: RunConfig) -> None:
     assert first.run != second.run
     assert (first.test_loss, first.peak_bytes) == (second.test_loss, second.peak_bytes)
     assert train(parse_tokens(["--seed", "1"], config)).test_loss != first.test_loss
+
+
+def test_the_same_seed_gives_the_same_bits_however_batches_are_prepared(config: RunConfig) -> None:
+    first, second, helped = (train(parse_tokens(["--train.workers", n], config)) for n in ("0", "0", "2"))
+    assert first.fingerprint == second.fingerprint == helped.fingerprint
+    assert train(parse_tokens(["--seed", "1"], config)).fingerprint != first.fingerprint
+
+
+def test_the_number_of_threads_is_recorded_and_used_again(config: RunConfig) -> None:
+    run = RunFolder(Path(train(config).run))
+    assert run.config().train.threads == torch.get_num_threads() == run.record(ENV)["threads"]
 
 
 def test_chunks_change_no_result(config: RunConfig) -> None:
