@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule, Network, PerStep
 from onward.core.draws import Draws
 from onward.core.graph import Node
+from onward.core.group import Share
 from onward.core.interpret import Record
 from onward.core.objective import Objective
 from onward.core.rule import Lesson
@@ -136,7 +137,7 @@ def teach_in_parts(
 ) -> dict[str, Tensor]:
     """The gradients when the sequence is handed over piece by piece, only the carry surviving in between."""
     clear(net, rule)
-    sink, context = GradSink(net), Context(KeyedDraws(seed), torch.arange(x.shape[1]), 0, len(x), x.shape[1])
+    sink, context = GradSink(net), Context(KeyedDraws(seed), torch.arange(x.shape[1]), 0, len(x), Share(x.shape[1]))
     lesson = Lesson(net, OBJECTIVE, y, sink, context)
     rule.begin(lesson)
     for start, stop in pairwise([0, *cuts, len(x)]):

@@ -23,6 +23,7 @@ from conformance.harness import (
 from conformance.test_rules import CELLS, RULES, pairs_of
 from conformance.zoo import BATCH, CLASSES, STEPS, data, label, make
 from onward.core import GradSink, KeyedDraws, LearningRule, Network, Static
+from onward.core.group import Share
 from onward.core.rule import Lesson
 from onward.core.run import fit_chunk
 from onward.core.signal import Context
@@ -72,7 +73,7 @@ def held_by(rule: dict, name: str, steps: int) -> int:
     frame, y = data(name)[0][0], data(name)[1]
     x = Static(frame, steps)
     built = bound(rule, net, x)
-    sink, context = GradSink(net), Context(KeyedDraws(0), torch.arange(BATCH), 0, steps, BATCH)
+    sink, context = GradSink(net), Context(KeyedDraws(0), torch.arange(BATCH), 0, steps, Share(BATCH))
     lesson, kept, most = Lesson(net, OBJECTIVE, y, sink, context), Kept(), 0
     chunk = fit_chunk(net, built, 4, online=False)
     with kept.hooks():

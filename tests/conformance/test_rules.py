@@ -23,6 +23,7 @@ from conformance.harness import (
 from conformance.zoo import BATCH, GRID, PER_BATCH, REFUSED, RULES, STEPS, ZOO, data, label, make
 from onward.core import Frames, GradSink, KeyedDraws, LearningRule, Network, run_sequence
 from onward.core.errors import TopologyMismatch
+from onward.core.group import Share
 from onward.rules import rules
 from onward.train.parts import check_device
 
@@ -148,7 +149,9 @@ def test_parts_of_a_batch_in_different_places_add_up(rule: dict, name: str) -> N
     for rows in (slice(None), slice(0, 1), slice(1, BATCH)):
         built.load_state_dict(start)
         ids = torch.arange(BATCH)[rows]
-        parts.append(teach(net, built, x[:, rows], y[rows], ids=ids, samples=BATCH, sequence=1).grads)
+        parts.append(
+            teach(net, built, x[:, rows], y[rows], ids=ids, share=Share(BATCH, ids[0].item()), sequence=1).grads
+        )
     assert_close({k: parts[1][k] + parts[2][k] for k in parts[0]}, parts[0])
 
 

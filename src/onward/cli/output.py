@@ -16,12 +16,12 @@ Json = Annotated[
 ]
 
 
-def console(json: bool) -> Console:
-    """For people: standard output, or standard error where the former is for JSON."""
-    return Console(stderr=json, highlight=False, soft_wrap=False)
+def console(json: bool, rank: int = 0) -> Console:
+    """For people: standard output, or standard error where the former is for JSON; the first process alone speaks."""
+    return Console(stderr=json, highlight=False, soft_wrap=False, quiet=rank > 0)
 
 
-def emit(json: bool, value: Mapping[str, Any]) -> None:
+def emit(json: bool, value: Mapping[str, Any], rank: int = 0) -> None:
     """The object that ``--json`` promises."""
-    if json:
+    if json and rank == 0:
         print(json_line(value), flush=True)

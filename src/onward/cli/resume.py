@@ -12,7 +12,10 @@ from onward.cli import INTERRUPTED
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
 from onward.cli.train import closing
+from onward.train import RunFolder
 from onward.train import resume as go_on
+from onward.train.grammar import with_flags
+from onward.train.ranks import group_of
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Force = Annotated[bool, Parameter(negative="", help="Go on although versions, data or settings have changed.")]
@@ -26,9 +29,11 @@ def resume(
     json: Json = False,
 ) -> int:
     """Continues a run that was cut short, from its last checkpoint, as if nothing had happened."""
-    out = console(json)
-    with progress(out) as on_event:
-        summary = go_on(run, tokens, force=force, on_event=on_event)
-    out.print(closing(summary), soft_wrap=True)
-    emit(json, asdict(summary))
+    device = with_flags(tokens, RunFolder.open(run).config()).device
+    with group_of(device) as group:
+        out = console(json, group.rank)
+        with progress(out) as on_event:
+            summary = go_on(run, tokens, force=force, on_event=on_event, group=group)
+        out.print(closing(summary), soft_wrap=True)
+        emit(json, asdict(summary), group.rank)
     return INTERRUPTED if summary.interrupted else 0

@@ -12,7 +12,9 @@ from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
 from onward.train import Summary, parse_tokens
-from onward.train import train as run
+from onward.train import train as train_anew
+from onward.train.ranks import group_of, restarted
+from onward.train.resume import train_on
 
 USAGE = "onward train [RECIPE.toml] [--json] [--FIELD VALUE ...]"
 
@@ -23,14 +25,15 @@ Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
 def train(*tokens: Tokens, json: Json = False, help: Help = False) -> int:
     """Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST."""
     config = parse_tokens(tokens)
-    out = console(json)
     if help:
-        show_fields(out, config, USAGE)
+        show_fields(console(json), config, USAGE)
         return 0
-    with progress(out) as on_event:
-        summary = run(config, on_event)
-    out.print(closing(summary), soft_wrap=True)
-    emit(json, asdict(summary))
+    with group_of(config.device) as group:
+        out, run = console(json, group.rank), train_on if restarted() else train_anew
+        with progress(out) as on_event:
+            summary = run(config, on_event, group=group)
+        out.print(closing(summary), soft_wrap=True)
+        emit(json, asdict(summary), group.rank)
     return INTERRUPTED if summary.interrupted else 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,8 +21,20 @@ class Group(ABC):
         """Replaces each tensor by its sum over all processes; all must call it with tensors of the same shapes."""
 
     @abstractmethod
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in some process."""
+    def copy_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by that of the first process."""
+
+    @abstractmethod
+    def gather(self, text: str) -> list[str]:
+        """The texts of all processes, in the order of ranks."""
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether each of the ``flags`` is set in some process."""
+        if self.size == 1:
+            return list(flags)
+        told = torch.tensor(flags, dtype=torch.float32)
+        self.sum_([told])
+        return [count > 0 for count in told.tolist()]
 
     def part(self, total: int) -> slice:
         """This process's share of ``total`` rows: contiguous, in the order of ranks, sizes differing by one at most.
@@ -39,9 +53,25 @@ class Alone(Group):
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """See `Group.sum_`."""
 
-    def any(self, flag: bool) -> bool:
-        """See `Group.any`."""
-        return flag
+    def copy_(self, tensors: Sequence[Tensor]) -> None:
+        """See `Group.copy_`."""
+
+    def gather(self, text: str) -> list[str]:
+        """See `Group.gather`."""
+        return [text]
 
 
 ALONE = Alone()
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of a mini-batch of ``samples``: those from number ``first`` on.
+
+    ``norms`` are the processes over which normalisation layers take their statistics: this one, or all of ``group``.
+    """
+
+    samples: int
+    first: int = 0
+    group: Group = ALONE
+    norms: Group = ALONE

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from onward.core import synchronise
 from onward.core.draws import Draws, Keep, Key
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.glue import Scale
 from onward.core.graph import Kind, Node
+from onward.core.group import ALONE, Group, Share
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.sequence import Sequence
@@ -32,15 +34,17 @@ class Norms(ABC):
     """Over which rows normalisation layers take their statistics while training."""
 
     @abstractmethod
-    def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
-        """Normalises the chunk ``x`` ``[K, B, ...]`` of a sequence of ``steps``."""
+    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
+        """Normalises the chunk ``x`` ``[K, B, ...]`` of a sequence of ``steps``; all of ``group`` share statistics."""
 
 
 class PerStep(Norms):
     """Each time step on its own: T sets of statistics, T updates of the running ones. O(1) memory allows it."""
 
-    def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
+    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
         """See `Norms.__call__`."""
+        if group.size > 1:
+            return synchronise.normalise(module, x, group)
         if normalise.serves(module):
             return normalise.normalise(module, x)  # type: ignore[arg-type]
         return torch.cat([module(step) for step in x.unbind(0)]).unflatten(0, x.shape[:2])
@@ -49,13 +53,15 @@ class PerStep(Norms):
 class PerSequence(Norms):
     """Time and batch together (SpikingJelly's multi-step mode, DSR, LocalZO): needs the whole sequence at once."""
 
-    def __call__(self, module: nn.Module, x: Tensor, steps: int) -> Tensor:
+    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
         """See `Norms.__call__`; raises `TopologyMismatch` when the chunk is not the whole sequence."""
         if len(x) != steps:
             raise TopologyMismatch(
                 f"normalisation over the whole sequence needs all {steps} steps in one chunk, which holds {len(x)}; "
                 "set norm_over to 'step', or the chunk to the number of steps"
             )
+        if group.size > 1:
+            return synchronise.normalise(module, x.flatten(0, 1)[None], group).view_as(x)
         return rowwise(module, x)
 
 
@@ -202,7 +208,7 @@ class Interpreter(ABC):
         """Normalises what is sent; raises `TopologyMismatch` for noise, which would move the statistics."""
         if not node.module.training:
             return signal.map(lambda x: rowwise(node.module, x))
-        sent = self.norms(node.module, dense(signal.sent), self.context.steps)
+        sent = self.norms(node.module, dense(signal.sent), self.context.steps, self.context.share.norms)
         if signal.clean is signal.sent:
             return Signal(sent, sent)
         raise noise_in_norm(node)
@@ -404,7 +410,7 @@ class Forward(Interpreter):
 @torch.no_grad()
 def shapes(net: Network, sample: Sequence, draws: Draws) -> dict[int, torch.Size]:
     """Shapes ``[*features]`` of every neuron's output, and of the network's (key -1), from one step of ``sample``."""
-    context = Context(draws, torch.arange(sample.batch), 0, 1, sample.batch)
+    context = Context(draws, torch.arange(sample.batch), 0, 1, Share(sample.batch))
     walk = Forward(net, Carry(), context, lambda node: effective(node.module))
     with evaluating(net):
         out = run_walk(walk, sample.chunk(0, 1))

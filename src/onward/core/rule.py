@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onward.core.draws import Draws
-from onward.core.errors import NotBound, ObjectiveMismatch, ShapeError, TopologyMismatch
+from onward.core.errors import NonFiniteError, NotBound, ObjectiveMismatch, ShapeError, TopologyMismatch
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.objective import Objective
@@ -43,7 +43,10 @@ class Traits:
 
 @dataclass
 class Lesson:
-    """All that one mini-batch brings to a rule; ``carry`` is what lives as long as the sequence."""
+    """All that one mini-batch brings to a rule; ``carry`` is what lives as long as the sequence.
+
+    ``trouble`` is the first NaN or infinity met where several processes share the mini-batch.
+    """
 
     net: Network
     objective: Objective
@@ -51,12 +54,18 @@ class Lesson:
     sink: Sink
     context: Context
     carry: Carry = field(default_factory=Carry)
+    trouble: NonFiniteError | None = None
 
     def saw(self, record: Record) -> None:
         """Checks a chunk that was run, and shows it to the watcher."""
         if record.start == 0:  # the same for all chunks, and looking at labels waits for the device
             self.objective.check(record.out, self.y)
-        record.check_finite()
+        try:
+            record.check_finite()
+        except NonFiniteError as error:
+            if self.context.share.group.size == 1:
+                raise
+            self.trouble = self.trouble or error  # the others wait for this process in the next sum
         if self.context.watch is not None:
             self.context.watch(record)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from onward.core.draws import Draws, KeyedDraws
-from onward.core.errors import ShapeError, TopologyMismatch
+from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
+from onward.core.group import ALONE, Group, Share
 from onward.core.interpret import Forward, Record, evaluating, run_walk
 from onward.core.network import Network
 from onward.core.objective import Objective
@@ -27,32 +28,39 @@ HELD = 4  # numbers per neuron and step, as measured in convolutional networks
 
 @dataclass
 class Outcome:
-    """What a sequence gave: mean ``loss``, ``evidence`` ``[B, m]`` for the prediction."""
+    """What a sequence gave: mean ``loss``, ``evidence`` ``[B, m]`` for the prediction.
+
+    ``trouble`` is NaN or infinity that one of several processes met: all must know before one may stop.
+    """
 
     loss: Tensor
     evidence: Tensor
+    trouble: NonFiniteError | None = None
 
 
 class Rates:
-    """Counts spikes per neuron and step, chunk by chunk."""
+    """Counts spikes per neuron, step and sample, chunk by chunk."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._seen = 0
 
     def __call__(self, record: Record) -> None:
         """Adds a chunk."""
-        self._steps += len(record.out)
+        rows = record.out.shape[0] * record.out.shape[1]
+        self._seen += rows
         for node in record.net.neurons:
             if not node.module.spiking:
                 continue
             firing, name = record.firings[node.index], node.name
-            rate = (firing.out > 0).float().mean() * len(record.out)
+            rate = (firing.out > 0).float().mean() * rows
             self._sums[name] = self._sums.get(name, rate.new_zeros(())) + rate
 
-    def means(self) -> dict[str, float]:
-        """Mean spikes per neuron and step, by neuron name."""
-        return {name: float(total) / self._steps for name, total in self._sums.items()}
+    def means(self, group: Group = ALONE) -> dict[str, float]:
+        """Mean spikes per neuron and step, by neuron name, over what all processes of ``group`` saw."""
+        sums = torch.tensor([float(self._seen), *map(float, self._sums.values())], dtype=torch.float64)
+        group.sum_([sums])
+        return dict(zip(self._sums, (sums[1:] / sums[0]).tolist(), strict=True))
 
 
 def run_sequence(
@@ -67,14 +75,14 @@ def run_sequence(
     ids: Tensor | None = None,
     sequence: int = 0,
     chunk: int | None = None,
-    samples: int | None = None,
+    share: Share | None = None,
     after_step: Callable[[], None] | None = None,
     watch: Callable[[Record], None] | None = None,
 ) -> Outcome:
     """Trains on one mini-batch: walks ``x`` through ``net`` in chunks of time and lets ``rule`` make deposits.
 
-    ``ids`` ``[B]`` and the counter ``sequence`` key all randomness; ``samples`` is the size of the whole batch when
-    this process holds a part of it. ``after_step`` (flush and update) makes the schedule online: chunks of one step.
+    ``ids`` ``[B]`` and the counter ``sequence`` key all randomness; ``share`` says what this process holds where
+    several share the mini-batch. ``after_step`` (flush and update) makes the schedule online: chunks of one step.
     Memory O(chunk) in addition to what the rule's traits say. Afterwards call ``sink.flush()``.
     """
     check_input(x)
@@ -84,7 +92,7 @@ def run_sequence(
     ids = torch.arange(x.batch) if ids is None else ids
     if ids.shape != (x.batch,):
         raise ShapeError(f"sample ids of shape {list(ids.shape)} were given for a batch of {x.batch}")
-    context = Context(draws, ids, sequence, x.steps, samples or x.batch, watch)
+    context = Context(draws, ids, sequence, x.steps, share or Share(x.batch), watch)
     sink.open()
     lesson = Lesson(net, objective, y, sink, context)
     rule.begin(lesson)
@@ -98,7 +106,7 @@ def run_sequence(
             sink.open()
     assert evidence is not None
     rule.finish(lesson)
-    return Outcome(objective.total(evidence, running, y, x.steps), evidence)
+    return Outcome(objective.total(evidence, running, y, x.steps), evidence, lesson.trouble)
 
 
 @torch.no_grad()
@@ -126,7 +134,7 @@ def evaluate(
 
 def outputs(net: Network, x: Sequence, *, chunk: int, watch: Callable[[Record], None] | None = None):
     """Yields the outputs ``[K, B, m]`` of ``net`` chunk by chunk, in the mode it is in."""
-    context = Context(KeyedDraws(0), torch.arange(x.batch), 0, x.steps, x.batch, watch)
+    context = Context(KeyedDraws(0), torch.arange(x.batch), 0, x.steps, Share(x.batch), watch)
     weights = {node.index: effective(node.module) for node in net.synapses}
     carry, chunk = Carry(), 1 if net.cyclic else chunk
     for start in range(0, x.steps, chunk):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onward.core.draws import Draws
+from onward.core.group import Share
 from onward.core.neuron import State
 from onward.kernels.rows import SparseRows
 
@@ -186,13 +187,18 @@ class Carry:
 class Context:
     """What a mini-batch is called: its draws are keyed by ``sequence`` (a counter) and ``ids`` ``[B]``.
 
-    ``steps`` is T, the length of the sequence; ``samples`` the size of the whole batch, over all processes;
-    ``watch`` sees the record of every chunk.
+    ``steps`` is T, the length of the sequence; ``share`` what part of the batch this process holds; ``watch`` sees the
+    record of every chunk.
     """
 
     draws: Draws
     ids: Tensor
     sequence: int
     steps: int
-    samples: int
+    share: Share
     watch: Callable[[Any], None] | None = None
+
+    @property
+    def samples(self) -> int:
+        """The size of the whole batch, over all processes."""
+        return self.share.samples

@@ -15,6 +15,9 @@ from onward.core.synapse import Params, deposit, effective, ops_of
 from onward.core.trace import Presynaptic, Trace
 from onward.kernels.scan import weighted_sum
 
+Use = Callable[[Tensor], object]
+"""What takes a sum over all processes."""
+
 
 class Sink(ABC):
     """Receives what a rule learns. A transform is a sink in front of another one."""
@@ -39,7 +42,7 @@ class Sink(ABC):
         """Adds a gradient that has no pre and post: a gain, a threshold, a local readout."""
 
     @abstractmethod
-    def total(self, tensor: Tensor, use: Callable[[Tensor], None]) -> None:
+    def total(self, tensor: Tensor, use: Use) -> None:
         """Hands ``use`` the sum of ``tensor`` over all processes: at the next flush, or now where there is one."""
 
     @abstractmethod
@@ -74,7 +77,7 @@ class GradSink(Sink):
         self._params: dict[int, dict[str, Tensor]] = {}
         self._grads: dict[int, dict[str, Tensor]] = {}
         self._extra: dict[nn.Parameter, Tensor] = {}
-        self._totals: list[tuple[Tensor, Callable[[Tensor], None]]] = []
+        self._totals: list[tuple[Tensor, Use]] = []
         self.open()
 
     def open(self) -> None:
@@ -108,7 +111,7 @@ class GradSink(Sink):
         held = self._extra.get(parameter)
         self._extra[parameter] = grad.to(parameter.dtype, copy=True) if held is None else held.add_(grad)
 
-    def total(self, tensor: Tensor, use: Callable[[Tensor], None]) -> None:
+    def total(self, tensor: Tensor, use: Use) -> None:
         """See `Sink.total`."""
         if self.group.size == 1:
             use(tensor)
@@ -171,7 +174,7 @@ class Forwarding(Sink):
         """See `Sink.add`."""
         self.inner.add(parameter, grad)
 
-    def total(self, tensor: Tensor, use: Callable[[Tensor], None]) -> None:
+    def total(self, tensor: Tensor, use: Use) -> None:
         """See `Sink.total`."""
         self.inner.total(tensor, use)
 

@@ -17,6 +17,7 @@ from torch import Size, Tensor, nn
 
 from onward.core.draws import Draws, KeyedDraws
 from onward.core.graph import Node
+from onward.core.group import Share
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.objective import Objective
@@ -70,7 +71,7 @@ class Temporal(ABC):
 
     def check(self, steps: int) -> None:
         """Raises `TopologyMismatch` when sequences of ``steps`` cannot be served."""
-        for _ in self.runs(0, steps, Context(KeyedDraws(0), torch.zeros(1, dtype=torch.int64), 0, steps, 1)):
+        for _ in self.runs(0, steps, Context(KeyedDraws(0), torch.zeros(1, dtype=torch.int64), 0, steps, Share(1))):
             pass
 
     @abstractmethod
@@ -144,8 +145,11 @@ class Spatial(nn.Module, ABC):
         """
 
     @abstractmethod
-    def finish(self, carry: Carry, context: Context) -> None:
-        """Updates feedback from a whole sequence (or from one step, when updates are online)."""
+    def finish(self, carry: Carry, sink: Sink) -> None:
+        """Updates feedback from a whole sequence (or from one step, when updates are online).
+
+        Sums over the batch go through `Sink.total`, so that they are taken over all processes.
+        """
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""
@@ -188,7 +192,7 @@ class Quiet(Spatial):
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
         """Nothing is learned from outputs."""
 
-    def finish(self, carry: Carry, context: Context) -> None:
+    def finish(self, carry: Carry, sink: Sink) -> None:
         """Nothing is pending."""
 
 

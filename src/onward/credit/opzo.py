@@ -14,6 +14,7 @@ the paper are options; defaults follow section 14 of our method notes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.signal import Carry, Context
-from onward.core.sink import Sink
+from onward.core.sink import Sink, Use
 from onward.core.trace import Presynaptic
 from onward.credit.base import Credit, Head, Port, spatials
 from onward.credit.dfa import slot
@@ -136,18 +137,20 @@ class OPZO(Noisy):
         kept = carry.sums.get("steps", torch.zeros((), dtype=torch.int64)) + len(record.out)
         carry.sums["steps"] = kept
         if self.options.baseline:
-            outs = {head.port.key: self._centred(head.port, outs[head.port.key], carry) for head in heads}
+            samples = record.context.samples
+            outs = {head.port.key: self._centred(head.port, outs[head.port.key], carry, samples) for head in heads}
         for node, port, shared in self._maps:
             noise, o = record.noise[node.index], self._aged(outs[port.key]) * self._factor
             z = noise.blocks.flatten(3).mean(3) if shared else noise.blocks
-            amount = _by_halves(z, noise.gathered(o), (record.context.sequence + 1) % 2)
+            amount = _by_halves(z, noise.gathered(o), record.context)
             self._gather(carry, slot(node, port), amount, len(o))
         if self.options.per == "step":
-            self._absorb(carry)
+            record.context.share.group.sum_([carry.sums[name] for name in self._averages])
+            self._absorb(carry, lambda amount, use: use(amount))
 
-    def finish(self, carry: Carry, context: Context) -> None:
+    def finish(self, carry: Carry, sink: Sink) -> None:
         """See `Spatial.finish`."""
-        self._absorb(carry)
+        self._absorb(carry, sink.total)
 
     def reliability(self) -> dict[str, float]:
         """Split-half reliability of each M: how alike the two halves are, stepped up to the whole (Spearman-Brown)."""
@@ -207,9 +210,9 @@ class OPZO(Noisy):
             self.sign = 1
         return {key: (out - mirror[key]) / 2 for key, out in outs.items()}
 
-    def _centred(self, port: Port, out: Tensor, carry: Carry) -> Tensor:
+    def _centred(self, port: Port, out: Tensor, carry: Carry, samples: int) -> Tensor:
         """The distance from the running mean, which moves when M does: chunks change no number."""
-        self._gather(carry, _mean(port), self._aged(out).mean(1).sum(0), len(out))
+        self._gather(carry, _mean(port), self._aged(out).sum(1).sum(0) / samples, len(out))
         return out - self.get_buffer(_mean(port)).to(out)
 
     def _aged(self, o: Tensor) -> Tensor:
@@ -227,15 +230,19 @@ class OPZO(Noisy):
         held, amount = carry.sums.get(name), amount.to(self.get_buffer(name).dtype)
         carry.sums[name] = amount if held is None else held * self.options.rho**steps + amount
 
-    def _absorb(self, carry: Carry) -> None:
+    def _absorb(self, carry: Carry, total: Callable[[Tensor, Use], object]) -> None:
+        """Moves every average towards what was gathered; ``total`` brings the sum over all processes."""
         if "steps" not in carry.sums:
             return
         steps = int(carry.sums.pop("steps"))
         for name in self._averages:
-            average = self.get_buffer(name)
-            average.mul_(self.options.rho**steps).add_(carry.sums.pop(name).to(average), alpha=1 - self.options.rho)
+            total(carry.sums.pop(name), partial(self._move, name, steps))
         self.steps += steps
         self._read = {}
+
+    def _move(self, name: str, steps: int, amount: Tensor) -> None:
+        average = self.get_buffer(name)
+        average.mul_(self.options.rho**steps).add_(amount.to(average), alpha=1 - self.options.rho)
 
 
 def _mean(port: Port) -> str:
@@ -243,12 +250,15 @@ def _mean(port: Port) -> str:
     return f"mean_{port.key}"
 
 
-def _by_halves(z: Tensor, o: Tensor, odd: int) -> Tensor:
+def _by_halves(z: Tensor, o: Tensor, context: Context) -> Tensor:
     """sum z o^T over time and each half of the batch ``[2, n, m]``, scaled so that their mean is sum / B.
 
-    The sample that an odd batch has over goes to the half called ``odd``: they take turns.
+    The sample that an odd batch has over goes to the halves in turn. Of a batch that several processes share, each
+    sums what it holds of either half.
     """
-    return correlate(z.to(o), o * (2 / z.shape[1]), (z.shape[1] + 1 - odd) // 2)
+    samples, odd = context.samples, (context.sequence + 1) % 2
+    half = (samples + 1 - odd) // 2 - context.share.first
+    return correlate(z.to(o), o * (2 / samples), min(max(half, 0), z.shape[1]))
 
 
 def _spread(g: Tensor, like: Tensor) -> Tensor:

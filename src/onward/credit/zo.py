@@ -55,7 +55,7 @@ class SinglePoint(Noisy):
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
         """Nothing is learned."""
 
-    def finish(self, carry: Carry, context: Context) -> None:
+    def finish(self, carry: Carry, sink: Sink) -> None:
         """Nothing is pending."""
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from onward.core.draws import Key, KeyedDraws, Uniform
 from onward.core.errors import DataError
+from onward.core.group import ALONE, Group
 from onward.data.dataset import Batch, Dataset
 
 Augment = Callable[[Batch, int], Batch]
@@ -30,7 +31,7 @@ class Loader:
 
     The order of epoch k depends on (seed, k) alone, so a resumed run sees what an uninterrupted one would.
     ``augment(batch, epoch)`` changes the inputs of a batch; None leaves them. ``workers`` processes prepare batches
-    ahead of time; their number changes no batch.
+    ahead of time; their number changes no batch. Each process of ``group`` gets its own part of every batch.
 
     >>> from onward.data import ArrayDataset
     >>> data = ArrayDataset(torch.rand(10, 4), torch.arange(10) % 2)
@@ -49,6 +50,7 @@ class Loader:
         augment: Augment | None = None,
         drop_last: bool = False,
         workers: int = 0,
+        group: Group = ALONE,
     ):
         if batch_size < 1:
             raise DataError(f"a batch size of {batch_size} was given; at least 1 is needed")
@@ -59,6 +61,7 @@ class Loader:
             )
         self.dataset, self.batch_size, self.steps = dataset, batch_size, steps
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
+        self.group = group
         self._drawn: tuple[int, Tensor] | None = None
         self.workers = Workers(self.batch, workers) if workers else None
 
@@ -67,16 +70,25 @@ class Loader:
         full = len(self.dataset) / self.batch_size
         return int(full) if self.drop_last else ceil(full)
 
+    def size(self, number: int) -> int:
+        """How many samples batch ``number`` of an epoch has, over all processes."""
+        return min(self.batch_size, len(self.dataset) - number * self.batch_size)
+
+    def part(self, number: int) -> slice:
+        """The places that this process holds in batch ``number``."""
+        return self.group.part(self.size(number))
+
     def epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``index`` from number ``first`` on."""
-        wanted = [(index, number) for number in range(first, len(self))]
+        """The batches of epoch ``index`` from number ``first`` on, but those in which this process has no part."""
+        parts = ((number, self.part(number)) for number in range(first, len(self)))
+        wanted = [(index, number) for number, part in parts if part.start < part.stop]
         return map(self.batch, wanted) if self.workers is None else self.workers.prepare(wanted)
 
     def batch(self, place: tuple[int, int]) -> Batch:
         """The batch at (epoch, number)."""
         epoch, number = place
-        ids = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
-        batch = self.dataset.batch(ids, self.steps)
+        start, part = number * self.batch_size, self.part(number)
+        batch = self.dataset.batch(self._order(epoch)[start + part.start : start + part.stop], self.steps)
         return batch if self.augment is None else self.augment(batch, epoch)
 
     def _order(self, epoch: int) -> Tensor:

@@ -129,7 +129,7 @@ class Online(LearningRule):
     def finish(self, lesson: Lesson) -> None:
         """See `LearningRule.finish`."""
         if not self.every_step:
-            self.spatial.finish(lesson.carry, lesson.context)
+            self.spatial.finish(lesson.carry, lesson.sink)
 
     def metrics(self) -> dict[str, float]:
         """See `LearningRule.metrics`."""
@@ -159,7 +159,7 @@ class Online(LearningRule):
             if not self.spatial.observes_first:
                 self._observe(lesson, record, heads, before, x)
             if self.every_step:
-                self.spatial.finish(lesson.carry, lesson.context)
+                self.spatial.finish(lesson.carry, lesson.sink)
         return record.out.detach()
 
     def _observe(

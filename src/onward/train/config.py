@@ -55,6 +55,13 @@ class TrainConfig(BaseModel):
         default="stop",
         description="on NaN or infinity: stop; skip the mini-batch; or learn it, and all after it, in full precision",
     )
+    drop_last: bool = Field(
+        default=False, description="leave out the last mini-batch of an epoch where it is incomplete"
+    )
+    norm: Literal["replica", "synchronised"] = Field(
+        default="replica",
+        description="statistics of batch normalisation where several processes train: of each process, or of all",
+    )
     workers: int = Field(
         default=0, ge=0, description="processes that prepare mini-batches ahead of time; changes no result"
     )

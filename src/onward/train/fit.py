@@ -77,7 +77,8 @@ class _Run:
         stop: Callable[[], bool],
     ):
         self.parts, self.config, self.folder, self.tell, self.stop = parts, config, folder, on_event, stop
-        self.fitted, self.progress = fitted, fitted.progress
+        self.fitted, self.progress, self.own = fitted, fitted.progress, fitted.own(parts.group)
+        self.stopping = False
         self.warned, self.began = set[str](), perf_counter()
         self.warming: list[tuple[Pace, Pace]] = []
         self.guard = GUARDS[config.on_nonfinite](parts, self.warn)
@@ -90,7 +91,7 @@ class _Run:
         for batch in self.parts.batches(self.progress.epoch, self.progress.batch):
             outcome = self.train_batch(batch)
             self.count(batch, outcome, perf_counter() - ready)
-            if self.stop():
+            if self.stopping:
                 return self.interrupt()
             self.save_if_due()
             ready = perf_counter()
@@ -104,7 +105,7 @@ class _Run:
             outcome = self.guarded(batch, watch)
         self.fitted.peak_bytes = max(self.fitted.peak_bytes, measured.peak_bytes)
         if watch is not None and outcome is not None:
-            self.fitted.epoch.rates.update(watch.means())
+            self.own.epoch.rates.update(watch.means(self.parts.group))
         return outcome
 
     def guarded(self, batch: Batch, watch: Rates | None) -> Outcome | None:
@@ -135,30 +136,37 @@ class _Run:
             ids=batch.ids,
             sequence=self.progress.updates,
             chunk=parts.chunk,
-            after_step=parts.updater if online else None,
+            share=parts.share(self.progress.batch),
+            after_step=parts.update if online else None,
             watch=watch,
         )
-        if not outcome.loss.isfinite():
-            raise NonFiniteError("the loss")
+        self.agree(outcome)
         if not online:
-            parts.updater()
+            parts.update()
         return outcome
+
+    def agree(self, outcome: Outcome) -> None:
+        """All processes hear whether one of them met NaN, or was asked to stop."""
+        trouble = outcome.trouble or (None if outcome.loss.isfinite() else NonFiniteError("the loss"))
+        anywhere, self.stopping = self.parts.group.any(trouble is not None, self.stop())
+        if anywhere:
+            raise trouble or NonFiniteError("what another process computed")
 
     def count(self, batch: Batch, outcome: Outcome | None, seconds: float) -> None:
         """Adds a mini-batch to the running means and tells them."""
-        sums, size = self.fitted.epoch, len(batch.y)
+        sums, size = self.own.epoch, len(batch.y)
         if outcome is None:
             sums.skipped += 1
         else:
             sums.loss, sums.samples = sums.loss + float(outcome.loss) * size, sums.samples + size
             sums.correct += int((self.parts.objective.predict(outcome.evidence) == batch.y).sum())
-        self.clock(size, seconds)
+        self.clock(self.parts.loader.size(self.progress.batch), seconds)
         self.progress.batch, self.progress.updates = self.progress.batch + 1, self.progress.updates + 1
         self.tell(BatchDone(self.progress.epoch, self.progress.batch, *sums.means, self.parts.updater.lr, sums.rates))
 
     def clock(self, samples: int, seconds: float) -> None:
         """Adds to both paces; the first mini-batch of a process is forgotten at the second: it was measured as well."""
-        paces = (self.fitted.pace, self.fitted.epoch.pace)
+        paces = (self.fitted.pace, self.own.epoch.pace)
         if len(self.warming) == 1:
             for pace, before in zip(paces, self.warming[0], strict=True):
                 pace.samples, pace.seconds = before.samples, before.seconds
@@ -170,7 +178,7 @@ class _Run:
     def close_epoch(self) -> None:
         """What is due between two epochs."""
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
-        sums, self.fitted.epoch = self.fitted.epoch, Sums()
+        sums, self.own.epoch = self.fitted.whole(self.parts.group), Sums()
         judged = self.judge()
         event = EpochDone(
             epoch=self.progress.epoch,
@@ -212,7 +220,7 @@ class _Run:
         if self.config.patience is not None and self.progress.stale >= self.config.patience:
             self.tell(Ended(f"no better accuracy on held-out data in {self.progress.stale} evaluations"))
             return True
-        if not self.fitted.interrupted and self.stop():
+        if not self.fitted.interrupted and self.parts.group.any(self.stop())[0]:
             self.interrupt()
         return self.fitted.interrupted
 
@@ -235,20 +243,19 @@ class _Run:
             self.save()
 
     def save(self) -> Path | None:
-        """A checkpoint of this moment, if there is a folder."""
-        if self.folder is None:
-            return None
+        """A checkpoint of this moment, if there is a folder; all processes take part, one writes."""
         now = perf_counter()
         self.progress.seconds, self.began = self.progress.seconds + now - self.began, now
-        self.fitted.full_precision, self.fitted.ways = self.parts.sink.products is None, used()
+        self.fitted.full_precision, self.own.ways = self.parts.sink.products is None, used()
+        self.fitted.collect(self.parts.group)
+        if self.folder is None:
+            return None
         path = self.folder.save(self.parts.trained, self.fitted, self.config.keep)
         self.tell(Saved(path))
         return path
 
     def save_last_good(self) -> Path | None:
         """The present state if it is finite, else the checkpoint before it."""
-        if self.folder is None:
-            return None
         if self.parts.trained.finite():
             return self.save()
-        return self.folder.newest(self.warn)
+        return self.folder.newest(self.warn) if self.folder is not None else None

@@ -122,11 +122,11 @@ class RunFolder:
                 f"{self.path} is being trained by another process; wait for it to end, or stop it first"
             ) from None
 
-    def begin(self, config: RunConfig, interface: Interface, data: Mapping[str, Any]) -> None:
+    def begin(self, config: RunConfig, interface: Interface, data: Mapping[str, Any], processes: int = 1) -> None:
         """Writes what is known before training."""
         with self._writing("what the run is"):
             write_json(self.path / INTERFACE, asdict(interface))
-            write_json(self.path / ENV, environment())
+            write_json(self.path / ENV, {**environment(), "processes": processes})
             write_json(self.path / DATA, data)
             write_whole(self.path / CONFIG, toml.dumps(config.model_dump()).encode())
 

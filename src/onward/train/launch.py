@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -10,6 +11,7 @@ from time import perf_counter
 
 from onward.core import Network, evaluate
 from onward.core.errors import ShapeError
+from onward.core.group import ALONE, Group
 from onward.core.objective import objectives
 from onward.core.run import MOST_STEPS
 from onward.data import Dataset, Loader
@@ -62,34 +64,44 @@ class Evaluation:
     rates: Mapping[str, float]
 
 
-def train(config: RunConfig, on_event: OnEvent = ignore, label: str | None = None) -> Summary:
+def train(config: RunConfig, on_event: OnEvent = ignore, label: str | None = None, group: Group = ALONE) -> Summary:
     """Trains what ``config`` describes in a new run folder and tests it.
 
     The last epoch is tested; with ``train.validation`` (and ``keep_best``) the best one on held-out data is.
     Ctrl-C or SIGTERM ends it after the mini-batch at hand, with everything saved. ``label`` names the run, in place
-    of the rule's name. Raises `OnwardError` in words.
+    of the rule's name. All processes of ``group`` train together; the first one writes. Raises `OnwardError` in words.
     """
     began, name = perf_counter(), label or config.rule.name
-    parts, resolved = assemble(config)
-    folder = RunFolder.create(Path(config.train.out), f"{name}-{config.data.name}-{config.model.name}")
-    with folder.held():
-        folder.begin(resolved, parts.interface, parts.data_record())
+    parts, resolved = assemble(config, group)
+    with ExitStack() as held:
+        folder = None
+        if group.rank == 0:
+            folder = RunFolder.create(Path(config.train.out), f"{name}-{config.data.name}-{config.model.name}")
+            held.enter_context(folder.held())
+            folder.begin(resolved, parts.interface, parts.data_record(), group.size)
         return carry_out(parts, resolved, folder, Fitted(), on_event, name, began)
 
 
 def carry_out(
-    parts: Parts, config: RunConfig, folder: RunFolder, fitted: Fitted, on_event: OnEvent, name: str, began: float
+    parts: Parts,
+    config: RunConfig,
+    folder: RunFolder | None,
+    fitted: Fitted,
+    on_event: OnEvent,
+    name: str,
+    began: float,
 ) -> Summary:
     """Trains from where ``fitted`` stands to the end, tests, and marks the run as done."""
     parameters, earlier = sum(p.numel() for p in parts.net.parameters() if p.requires_grad), fitted.progress.seconds
     title = f"{name} on {config.data.name}, {config.model.name}, {config.device}"
     done = fitted.progress.updates
-    on_event(Started(title, config.train.epochs, len(parts.loader), parameters, folder.path, done))
+    path = Path(parts.group.gather(str(folder.path) if folder else "")[0])
+    on_event(Started(title, config.train.epochs, len(parts.loader), parameters, path, done))
     with Interrupt() as interrupt:
         fit(parts, config.train, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
     tested, reported = _final(parts, config, folder, fitted)
     summary = Summary(
-        run=str(folder.path),
+        run=str(path),
         test_accuracy=tested.accuracy if tested else None,
         test_loss=tested.loss if tested else None,
         samples_per_second=fitted.pace.per_second,
@@ -101,12 +113,12 @@ def carry_out(
         seconds=earlier + perf_counter() - began,
         fingerprint=parts.trained.fingerprint(),
     )
-    if not fitted.interrupted:
+    if folder is not None and not fitted.interrupted:
         folder.done(asdict(summary))
     return summary
 
 
-def _final(parts: Parts, config: RunConfig, folder: RunFolder, fitted: Fitted) -> tuple[Score | None, str]:
+def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fitted) -> tuple[Score | None, str]:
     """The test score of a finished run, and in words which weights it belongs to."""
     progress = fitted.progress
     if parts.validation is None and fitted.score is not None:
@@ -115,7 +127,9 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder, fitted: Fitted) -
         return None, "not tested"
     best = progress.best_epoch if parts.validation is not None and config.train.keep_best else 0
     if best:
-        checkpoint.read_modules(folder.trained(), parts.net, parts.rule)
+        if folder is not None:
+            checkpoint.read_modules(folder.trained(), parts.net, parts.rule)
+        parts.equalise()
     reported = f"epoch {best}, the best on held-out data" if best else f"epoch {progress.epoch}, the last"
     return score(parts.net, parts.objective, parts.test, parts.device, parts.chunk), reported
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence
 from onward.core.errors import ConfigError
+from onward.core.graph import Kind
+from onward.core.group import ALONE, Group, Share
 from onward.core.interpret import shapes
 from onward.core.objective import objectives
 from onward.core.run import auto_chunk, fit_chunk
@@ -46,11 +48,29 @@ class Parts:
     interface: Interface
     device: str
     chunk: int
+    group: Group
+    norms: Group
+
+    def share(self, number: int) -> Share:
+        """This process's part of mini-batch ``number`` of an epoch."""
+        return Share(self.loader.size(number), self.loader.part(number).start, self.group, self.norms)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The mini-batches of an epoch from number ``first`` on, on the device."""
         for batch in self.loader.epoch(epoch, first):
             yield Batch(batch.x.to(self.device), batch.y.to(self.device), batch.ids)
+
+    def update(self) -> None:
+        """Flush, check, clip, step; running statistics that processes took apart become their mean."""
+        if self.norms.size < self.group.size:
+            for buffer in _running(self.net):
+                self.sink.total(buffer / self.group.size, buffer.copy_)
+        self.updater()
+
+    def equalise(self) -> None:
+        """Gives every process the weights, statistics, feedback and moments that the first one has."""
+        for tensors in self.trained.tensors().values():
+            self.group.copy_(list(tensors.values()))
 
     def data_record(self) -> dict[str, Any]:
         """What tells whether data are the same: sizes and hashes of every split, the held-out one included."""
@@ -62,9 +82,10 @@ class Parts:
         }
 
 
-def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
+def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]:
     """Builds what ``config`` describes, and the same configuration with nothing left to be decided.
 
+    Each process of ``group`` gets its own part of the data; weights and feedback start as the first process has them.
     Raises `OnwardError` when data, network, rule and objective do not fit, or the device is not there.
     """
     device = check_device(config.device)
@@ -84,9 +105,17 @@ def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
     rule.to(device)
     chunk = resolve_chunk(config, net, rule, sample, draws)
     size = config.train.batch_size
-    augment, workers = augmentation(config.data, config.seed), config.train.workers
-    loader = Loader(train, size, steps, seed=config.seed, augment=augment, workers=workers)
-    sink = GradSink(net, PRODUCTS[config.precision])
+    loader = Loader(
+        train,
+        size,
+        steps,
+        seed=config.seed,
+        augment=augmentation(config.data, config.seed),
+        workers=config.train.workers,
+        drop_last=config.train.drop_last,
+        group=group,
+    )
+    sink = GradSink(net, PRODUCTS[config.precision], group)
     updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(
         net=net,
@@ -97,14 +126,38 @@ def assemble(config: RunConfig) -> tuple[Parts, RunConfig]:
         draws=draws,
         trained=Trained(net, rule, updater.optimizer),
         loader=loader,
-        validation=Loader(held, size, steps, shuffle=False) if held else None,
-        test=Loader(split.test, size, steps, shuffle=False),
+        validation=Loader(held, size, steps, shuffle=False, group=group) if held else None,
+        test=Loader(split.test, size, steps, shuffle=False, group=group),
         interface=Interface(tuple(split.train.features), split.train.classes),
         device=device,
         chunk=chunk,
+        group=group,
+        norms=group if config.train.norm == "synchronised" else ALONE,
     )
+    check_parts(parts)
+    parts.equalise()
     resolved = {"steps": steps, "chunk": chunk, "threads": torch.get_num_threads()}
     return parts, config.model_copy(update={"train": config.train.model_copy(update=resolved)})
+
+
+def _running(net: Network) -> list[Tensor]:
+    """The running means and variances of normalisation layers."""
+    return [buffer for node in net.of(Kind.NORM) for buffer in node.module.buffers() if buffer.is_floating_point()]
+
+
+def check_parts(parts: Parts) -> None:
+    """Raises `ConfigError` where some process would have no part in a mini-batch, or in a test."""
+    size, loader = parts.group.size, parts.loader
+    if loader.size(len(loader) - 1) < size:
+        raise ConfigError(
+            f"the last mini-batch of an epoch has {loader.size(len(loader) - 1)} samples, fewer than the {size} "
+            "processes; add --train.drop-last, or choose another --train.batch-size"
+        )
+    for judge in (parts.validation, parts.test):
+        if judge is not None and judge.size(0) < size:
+            raise ConfigError(
+                f"{judge.size(0)} samples to test on cannot be shared by {size} processes; use fewer processes"
+            )
 
 
 def build_network(config: RunConfig, features: tuple[int, ...], classes: int) -> Network:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from onward.core.errors import ConfigError
+from onward.core.group import ALONE, Group
 from onward.kernels.choice import pin
 from onward.train import checkpoint
 from onward.train.config import RunConfig
@@ -27,47 +30,74 @@ COMPARED = ("packages", "machine", "capability", "variables", "cuda")
 """Parts of the environment that can change a result in its last bits."""
 
 
-def resume(path: Path, changes: Sequence[str] = (), *, force: bool = False, on_event: OnEvent = ignore) -> Summary:
+def resume(
+    path: Path,
+    changes: Sequence[str] = (),
+    *,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+    group: Group = ALONE,
+) -> Summary:
     """Continues the run in ``path`` from its last intact checkpoint to its end.
 
     On a CPU the result is that of a run in one piece, bit for bit: weights, optimiser, feedback, order of samples,
     noise, metrics. A run that has ended is left as it is. Raises `ConfigError` where something is not as it was
     (program versions, data, or the configuration, through the flags ``changes``); ``force`` goes on nevertheless.
+    Every process of ``group`` reads the configuration; the first one alone reads checkpoints, and writes.
     """
     began, folder = perf_counter(), RunFolder.open(path)
-    with folder.held():
+    with folder.held() if group.rank == 0 else nullcontext():
         recorded = folder.config()
         config = with_flags(changes, recorded)
         if config == recorded and (folder.path / DONE).is_file():
             return finished(folder)
-        parts, resolved = assemble(config)
-        obstacles = [
-            *_settings(recorded, config),
-            *_environment(folder.record(ENV)),
-            *_data(folder.record(DATA), parts),
-        ]
-        fitted = restore(folder, parts, on_event)
-        obstacles += _metrics(folder, fitted)
-        if obstacles and not force:
-            raise ConfigError(
-                f"{path} cannot be continued as if it had not been cut short: {'; '.join(obstacles)}. "
-                "Add --force to go on nevertheless"
-            )
-        for obstacle in obstacles:
-            on_event(Warned(f"not as before: {obstacle}"))
-        if obstacles or not (folder.path / DATA).is_file():
-            folder.begin(resolved, parts.interface, parts.data_record())
-        (folder.path / DONE).unlink(missing_ok=True)
-        return carry_out(parts, resolved, folder, fitted, on_event, config.rule.name, began)
+        parts, resolved = assemble(config, group)
+        fitted = Fitted()
+        if group.rank == 0:
+            fitted = restore(folder, parts, on_event)
+            obstacles = [*_settings(recorded, config), *_obstacles(folder, parts, fitted)]
+            _overcome(path, obstacles, force, on_event)
+            if obstacles or not (folder.path / DATA).is_file():
+                folder.begin(resolved, parts.interface, parts.data_record(), group.size)
+            (folder.path / DONE).unlink(missing_ok=True)
+        fitted = _shared(fitted, parts)
+        first = folder if group.rank == 0 else None
+        return carry_out(parts, resolved, first, fitted, on_event, config.rule.name, began)
 
 
-def train_on(config: RunConfig, on_event: OnEvent = ignore) -> Summary:
+def _overcome(path: Path, obstacles: Sequence[str], force: bool, on_event: OnEvent) -> None:
+    if obstacles and not force:
+        raise ConfigError(
+            f"{path} cannot be continued as if it had not been cut short: {'; '.join(obstacles)}. "
+            "Add --force to go on nevertheless"
+        )
+    for obstacle in obstacles:
+        on_event(Warned(f"not as before: {obstacle}"))
+
+
+def _obstacles(folder: RunFolder, parts: Parts, fitted: Fitted) -> Iterator[str]:
+    """What is not as it was when the run was cut short."""
+    yield from _environment(folder.record(ENV))
+    yield from _data(folder.record(DATA), parts)
+    yield from _metrics(folder, fitted)
+
+
+def _shared(fitted: Fitted, parts: Parts) -> Fitted:
+    """What the first process has read, in every process; each takes the ways of its kernels from it."""
+    told = parts.group.gather(json.dumps(fitted.to_json()) if parts.group.rank == 0 else "")
+    parts.equalise()
+    shared = Fitted.from_json(json.loads(told[0]))
+    pin(shared.own(parts.group).ways)
+    return shared
+
+
+def train_on(config: RunConfig, on_event: OnEvent = ignore, group: Group = ALONE) -> Summary:
     """Continues the newest run of ``config`` in ``config.train.out``; trains a new one where there is none.
 
     What a launcher that restarts processes needs: the same command again goes on where the last one was cut short.
     """
-    path = newest_run(config)
-    return train(config, on_event) if path is None else resume(path, on_event=on_event)
+    path = group.gather(str(newest_run(config) or ""))[0]
+    return resume(Path(path), on_event=on_event, group=group) if path else train(config, on_event, group=group)
 
 
 def newest_run(config: RunConfig) -> Path | None:
@@ -98,7 +128,6 @@ def restore(folder: RunFolder, parts: Parts, on_event: OnEvent) -> Fitted:
     fitted = Fitted.from_json(checkpoint.read_state(path))
     checkpoint.read_modules(path, parts.net, parts.rule)
     checkpoint.read_optimizer(path, parts.updater.optimizer)
-    pin(fitted.ways)
     return fitted
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import perf_counter
 
+import torch
+
 from onward.core import Network, Objective, Rates, evaluate
 from onward.data import Loader
 
@@ -26,7 +28,10 @@ class Score:
 
 
 def score(net: Network, objective: Objective, loader: Loader, device: str = "cpu", chunk: int | None = None) -> Score:
-    """Evaluates ``net`` on every sample of ``loader``: no noise, no gradient. Memory O(chunk) in time."""
+    """Evaluates ``net`` on every sample of ``loader``, all processes together: no noise, no gradient.
+
+    Memory O(chunk) in time.
+    """
     began, correct, loss, samples, rates = perf_counter(), 0, 0.0, 0, Rates()
     for batch in loader.epoch(0):
         y = batch.y.to(device)
@@ -34,4 +39,7 @@ def score(net: Network, objective: Objective, loader: Loader, device: str = "cpu
         correct += int((objective.predict(outcome.evidence) == y).sum())
         loss += float(outcome.loss) * len(y)
         samples += len(y)
-    return Score(100 * correct / samples, loss / samples, samples, perf_counter() - began, rates.means())
+    sums = torch.tensor([correct, loss, samples], dtype=torch.float64)
+    loader.group.sum_([sums])
+    right, total, seen = sums.tolist()
+    return Score(100 * right / seen, total / seen, int(seen), perf_counter() - began, rates.means(loader.group))

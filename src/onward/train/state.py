@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from onward.core.group import Group
 from onward.train.score import Score
 from onward.train.tensors import CheckpointError
 
@@ -62,24 +65,53 @@ class Progress:
 
 
 @dataclass
+class Own:
+    """What each process counts for itself.
+
+    ``ways`` are the measured choices of kernels that it made: with others, sums round differently.
+    """
+
+    epoch: Sums = field(default_factory=Sums)
+    ways: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Fitted:
     """How training went; ``score`` is the last one taken, after ``scored_epoch``; ``peak_bytes`` see `meter`.
 
-    ``full_precision`` says that products are computed in float32, whatever the configuration says. ``ways`` are the
-    measured choices of kernels that were made on the way: with others, sums round differently.
+    ``full_precision`` says that products are computed in float32, whatever the configuration says. ``ranks`` holds
+    what each process counts, by rank.
     """
 
     __pydantic_config__ = _STRICT
 
     progress: Progress = field(default_factory=Progress)
-    epoch: Sums = field(default_factory=Sums)
     score: Score | None = None
     scored_epoch: int = 0
     interrupted: bool = False
     peak_bytes: int = 0
     pace: Pace = field(default_factory=Pace)
     full_precision: bool = False
-    ways: dict[str, str] = field(default_factory=dict)
+    ranks: list[Own] = field(default_factory=lambda: [Own()])
+
+    def own(self, group: Group) -> Own:
+        """This process's part; where there are more processes than before, the new ones start from nothing."""
+        self.ranks += [Own() for _ in range(group.size - len(self.ranks))]
+        return self.ranks[group.rank]
+
+    def collect(self, group: Group) -> None:
+        """Brings what every process counts here."""
+        own = self.own(group)
+        texts = group.gather(json.dumps(asdict(own)))
+        self.ranks = [own if rank == group.rank else _OWN.validate_json(text) for rank, text in enumerate(texts)]
+
+    def whole(self, group: Group) -> Sums:
+        """The epoch over all processes; rates are those of all since they were looked at."""
+        mine = self.own(group).epoch
+        sums = torch.tensor([mine.loss, mine.correct, mine.samples], dtype=torch.float64)
+        group.sum_([sums])
+        loss, correct, samples = sums.tolist()
+        return Sums(loss, int(correct), int(samples), mine.skipped, mine.pace, mine.rates)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; `from_json` is the way back, exact for every float."""
@@ -89,8 +121,11 @@ class Fitted:
     def from_json(cls, value: Mapping[str, Any]) -> Fitted:
         """Raises `CheckpointError` for anything that `to_json` did not write."""
         try:
-            return TypeAdapter(cls).validate_python(value)
+            return _FITTED.validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise CheckpointError(f"the counters of a checkpoint are unusable: {place}: {first['msg']}") from None
+
+
+_OWN, _FITTED = TypeAdapter(Own), TypeAdapter(Fitted)

@@ -1,0 +1,78 @@
+"""Batch normalisation over the samples of all processes.
+
+Each process sends, for every step and channel, how many numbers it has, their mean, and their sum of squared
+distances from it; from these follow the mean and variance of all (Chan et al. 1983), without cancellation. One sum of
+``3 x size x K x C`` numbers forward, one of ``2 x K x C`` backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from onward.core.errors import UnsupportedModule
+from onward.core.group import Group
+
+
+def normalise(module: nn.Module, x: Tensor, group: Group) -> Tensor:
+    """The chunk ``x`` ``[K, B, C, ...]`` normalised step by step; running statistics move once a step.
+
+    Raises `UnsupportedModule` for a layer that is no batch normalisation.
+    """
+    if not isinstance(module, _BatchNorm):
+        raise UnsupportedModule(
+            f"a {type(module).__name__} cannot take its statistics over several processes; only batch normalisation "
+            "can: use --train.norm replica"
+        )
+    rows = x.flatten(3) if x.dim() > 3 else x[..., None]
+    y, means, variances, count = _Shared.apply(rows, module.eps, group)
+    if module.track_running_stats:
+        for mean, variance in zip(means, variances, strict=True):
+            _move(module, mean, variance * (count / max(count - 1, 1)))
+    y = y.view_as(x)
+    if module.weight is None:
+        return y
+    shape = (1, 1, -1, *[1] * (x.dim() - 3))
+    return y * module.weight.view(shape) + module.bias.view(shape)
+
+
+@torch.no_grad()
+def _move(module: Any, mean: Tensor, variance: Tensor) -> None:
+    """Moves the running statistics towards those of one step."""
+    module.num_batches_tracked.add_(1)
+    momentum = 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
+    module.running_mean.lerp_(mean.to(module.running_mean), momentum)
+    module.running_var.lerp_(variance.to(module.running_var), momentum)
+
+
+class _Shared(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) of ``x`` ``[K, B, C, P]``, over batch and positions of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, group: Group) -> tuple[Tensor, Tensor, Tensor, float]:
+        told = x.new_zeros(3, group.size, len(x), x.shape[2])
+        told[0, group.rank] = x.shape[1] * x.shape[3]
+        told[1, group.rank] = x.mean((1, 3))
+        told[2, group.rank] = (x - told[1, group.rank][:, None, :, None]).square().sum((1, 3))
+        group.sum_([told])
+        counts, means, spreads = told
+        count = counts.sum(0)
+        mean = (counts * means).sum(0) / count
+        variance = (spreads + counts * (means - mean).square()).sum(0) / count
+        scale = (variance + eps).rsqrt()
+        y = (x - mean[:, None, :, None]) * scale[:, None, :, None]
+        ctx.save_for_backward(y, scale)
+        ctx.group, ctx.count = group, float(count[0, 0])
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance, ctx.count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
+        y, scale = ctx.saved_tensors
+        sums = torch.stack([grads[0].sum((1, 3)), (grads[0] * y).sum((1, 3))])
+        ctx.group.sum_([sums])
+        shift, slope = (sums / ctx.count)[:, :, None, :, None]
+        return (grads[0] - shift - y * slope) * scale[:, None, :, None], None, None

@@ -1,0 +1,91 @@
+"""Two processes with a part of every mini-batch each learn what one process learns: every rule, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.harness import OBJECTIVE, bound, clear, gradients, relative
+from conformance.zoo import GRID, RULES, data, label, make
+from onward.core import Frames, GradSink, KeyedDraws, run_sequence
+from onward.core.errors import TopologyMismatch
+from onward.core.group import ALONE, Group, Share
+from reference.pair import together
+
+SAMPLES, SEQUENCES = 5, 3
+NETWORKS = ["mlp", "conv", "dropout", "recurrent", "batchnorm", "standardized", "learned-threshold"]
+RULES_AND_MORE = [*RULES, *GRID, *({"name": name, "schedule": "step"} for name in ("ottt", "opzo", "dkp"))]
+NORMS = [{"name": name, "norm_over": "sequence"} for name in ("bptt", "sltt")]
+Case = tuple[dict, str]
+
+
+def cases() -> list[Case]:
+    """Every rule on every network that it serves."""
+    pairs = [(rule, name) for rule in RULES_AND_MORE for name in NETWORKS]
+    return [case for case in [*pairs, *((rule, "batchnorm") for rule in NORMS)] if serves(*case)]
+
+
+def serves(rule: dict, name: str) -> bool:
+    try:
+        learned(rule, name, ALONE, 1)
+    except TopologyMismatch:
+        return False
+    return True
+
+
+def learned(rule: dict, name: str, group: Group, sequences: int = SEQUENCES) -> dict[str, Tensor]:
+    """Weights, last gradients and everything the rule keeps, after some mini-batches and updates."""
+    net, (x, y) = make(name), data(name, batch=SAMPLES)
+    built, part = bound(rule, net, x), group.part(SAMPLES)
+    sink, optimizer = GradSink(net, group=group), torch.optim.SGD([*net.parameters(), *built.parameters()], lr=0.05)
+
+    def update() -> None:
+        clear(net, built)
+        sink.flush()
+        optimizer.step()
+
+    for number in range(sequences):
+        outcome = run_sequence(
+            net, built, OBJECTIVE, Frames(x[:, part]), y[part], sink,
+            draws=KeyedDraws(0), ids=torch.arange(SAMPLES)[part] + 7, sequence=number,
+            share=Share(SAMPLES, part.start, group, group),
+            after_step=update if built.traits.updates == "step" else None,
+        )  # fmt: skip
+        assert outcome.trouble is None
+        if built.traits.updates == "sequence":
+            update()
+    return {
+        **{f"gradient {k}": v for k, v in gradients(net, built).items()},
+        **{f"network {k}": v for k, v in net.state_dict().items()},
+        **{f"rule {k}": v for k, v in built.state_dict().items()},
+    }
+
+
+def key(rule: dict, name: str) -> str:
+    return f"{label(rule)} on {name}: "
+
+
+def everything(group: Group) -> dict[str, Tensor]:
+    """All cases, one after the other, in one process of two."""
+    return {key(*case) + k: v for case in cases() for k, v in learned(*case, group).items()}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    return together(everything, tmp_path_factory.mktemp("pair"))
+
+
+@pytest.mark.parametrize(("rule", "name"), cases(), ids=[key(*case)[:-2] for case in cases()])
+def test_two_processes_learn_what_one_learns(rule: dict, name: str, both: list[dict[str, Tensor]]) -> None:
+    alone, start = learned(rule, name, ALONE), key(rule, name)
+    for found in both:
+        mine = {k.removeprefix(start): v for k, v in found.items() if k.startswith(start)}
+        assert set(mine) == set(alone)
+        for part, expected in alone.items():
+            assert relative(mine[part].double(), expected.double()) < 1e-10, part
+
+
+def test_both_processes_hold_the_same_bits(both: list[dict[str, Tensor]]) -> None:
+    assert len(both[0]) > 500
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
