@@ -13,8 +13,8 @@ from onward.kernels.compiled import Kernel, Use, in_use
 MOST = 0.6
 """The share of non-zeros above which a chunk stays dense, unmeasured: listing more would cost memory and time.
 
-By then, on two busy cores of a Zen 3, sparse products of linear layers were the slower ones (they broke even at 0.1 to
-0.4), weight gradients of convolutions not always (at 0.4 to 1; the smaller the map, the later).
+By then, on two cores of a Zen 3, sparse products of linear layers were the slower ones (even at 0.2 to 0.35),
+those of convolutions not always (drives at 0.4 to 0.7, weight gradients at 0.5 to 0.8).
 """
 
 
