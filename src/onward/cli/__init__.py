@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import UnknownCommandError
 
 from onward._version import __version__
-from onward.core.errors import OnwardError, UnknownName
+from onward.cli.refusals import in_words
+from onward.core.errors import OnwardError
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with plain_warnings():
             code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    except UnknownCommandError as error:
-        return _refuse(UnknownName("command", error.unused_tokens[0] if error.unused_tokens else "", _commands(error)))
-    except (OnwardError, CycloptsError) as error:
+    except CycloptsError as error:
+        return _refuse(in_words(error))
+    except OnwardError as error:
         return _refuse(error)
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else error)
@@ -108,9 +108,3 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 def _refuse(error: Exception | str) -> int:
     print(f"onward: {error}", file=sys.stderr)
     return USER_ERROR
-
-
-def _commands(error: UnknownCommandError) -> list[str]:
-    chain = error.command_chain or ()
-    here = app[chain[0]] if chain else app
-    return [name for name in here if not name.startswith("-")]

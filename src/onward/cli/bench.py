@@ -16,6 +16,7 @@ from rich.table import Table
 import onward
 from onward.cli.output import Json, console, emit
 from onward.core.errors import ConfigError
+from onward.data.npz import npz_keys
 from onward.report import bars
 from onward.train.folder import environment
 
@@ -30,7 +31,7 @@ class Session:
     workload: Annotated[str, Parameter(help="Names with commas: event, conv, conv-bn, static, or memory.")] = (
         "event,conv,conv-bn,static"
     )
-    rule: Annotated[str | None, Parameter(help="Rules of Onward, with commas; default: the six of the table.")] = None
+    rule: Annotated[str | None, Parameter(help="Rules, with commas; default: opzo,ottt,sltt,sltt-k,dfa,bptt.")] = None
     precision: Annotated[str, Parameter(help="f32 or bf16, for everybody.")] = "f32"
     rounds: Annotated[int, Parameter(help="Turns of each contender.")] = 5
     updates: Annotated[int, Parameter(help="Updates in a turn.")] = 3
@@ -40,6 +41,13 @@ class Session:
     ] = None
     peers: Annotated[Path, Parameter(help="The peers' environment.", show_default=False)] = ROOT / ".venv-peers"
     figure: Annotated[Path, Parameter(help="Where the picture of the ratios goes.")] = Path("runs/bench.svg")
+
+    def check(self) -> None:
+        """Raises `ConfigError` for numbers that nothing can be measured with."""
+        for name in ("rounds", "updates", "threads"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise ConfigError(f"--{name}: {given} was given; expected a whole number at least 1")
 
 
 def bench(
@@ -57,6 +65,7 @@ def bench(
     means: docs/reference/benchmarks.md.
     """
     check_checkout(ROOT)
+    session.check()
     out = console(json)
     if start_up:
         found = _start_up(out)
@@ -78,7 +87,10 @@ def check_checkout(root: Path) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"{text!r} was given; expected names with commas between")
+    return names
 
 
 def _start_up(out: Console) -> dict[str, Any]:
@@ -115,9 +127,10 @@ def _suite(out: Console, session: Session, *, check_only: bool) -> dict[str, Any
 def _plan(session: Session, check_only: bool) -> Any:
     suite, work = import_module("benchmarks.suite"), import_module("benchmarks.workloads")
     import_module("benchmarks.ours").check_precision(session.precision)
-    if min(session.rounds, session.updates) < 1:
-        raise ConfigError(f"{session.rounds} rounds of {session.updates} updates were given; at least 1 of 1 is needed")
-    known = work.workloads(work.recordings_file(session.recordings))
+    recordings = work.recordings_file(session.recordings)
+    if recordings is not None:
+        npz_keys(recordings)  # a wrong file is refused now, and not after minutes of measuring
+    known = work.workloads(recordings)
     return suite.Plan(
         [work.named(name, known) for name in _names(session.workload)],
         suite.our_rules(_names(session.rule) if session.rule else list(suite.RULES)),

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 
 from rich.console import Console, Group, RenderableType
@@ -58,21 +59,31 @@ class _Teller(logging.Handler):
             self.console.print(record.getMessage(), highlight=False)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """When so many mini-batches were ``done``."""
+
+    done: int
+    at: float
+
+
 class View(ABC):
     """Follows a run, and shows it when something worth showing has happened."""
 
     def __init__(self, console: Console):
         self.console = console
         self.start = Started("", 0, 0, 0, None)
-        self.began = self.shown = perf_counter()
+        self.shown = perf_counter()
+        self.first: Mark | None = None
 
     def __call__(self, event: Event) -> None:
         """Takes in one event."""
         match event:
             case Started():
-                self.start, self.began, self.shown = event, perf_counter(), perf_counter()
+                self.start, self.shown, self.first = event, perf_counter(), None
                 self.started()
             case BatchDone():
+                self.first = self.first or self._mark(event)
                 self.batch(event)
             case EpochDone():
                 self.epoch(event)
@@ -106,10 +117,15 @@ class View(ABC):
         return True
 
     def eta(self, event: BatchDone) -> str:
-        """Time left, at the pace so far."""
-        done = event.epoch * self.start.batches + event.batch
-        left = (perf_counter() - self.began) * (self.start.epochs * self.start.batches - done) / done
-        return clock(left)
+        """Time left at the pace since the first mini-batch, which compiles and measures; of that one, nothing."""
+        first, now = self.first, self._mark(event)
+        if first is None or now.done <= first.done:
+            return ""
+        left = self.start.epochs * self.start.batches - now.done
+        return f"ETA {clock((now.at - first.at) / (now.done - first.done) * left)}"
+
+    def _mark(self, event: BatchDone) -> Mark:
+        return Mark(event.epoch * self.start.batches + event.batch, perf_counter())
 
     def heading(self) -> str:
         """The run in a line."""
@@ -129,7 +145,7 @@ class Lines(View):
         if self.due(LINE_SECONDS):
             place = f"epoch {event.epoch + 1}/{self.start.epochs} batch {event.batch}/{self.start.batches}"
             numbers = f"loss {event.loss:.4f} accuracy {event.accuracy:.2f} %"
-            pace = f"{event.samples_per_second:,.0f} samples/s ETA {self.eta(event)}"
+            pace = " ".join(filter(None, (f"{event.samples_per_second:,.0f} samples/s", self.eta(event))))
             self._line(f"{place} {numbers} {pace} rates {_rates(event.rates)}")
 
     def epoch(self, event: EpochDone) -> None:
@@ -193,7 +209,7 @@ class Board(View):
     def _status(self, event: BatchDone) -> RenderableType:
         row = Table.grid(padding=(0, 2, 0, 0))
         bar = ProgressBar(total=self.start.batches, completed=event.batch, width=40)
-        row.add_row(bar, f"batch {event.batch}/{self.start.batches}", f"ETA {self.eta(event)}")
+        row.add_row(bar, f"batch {event.batch}/{self.start.batches}", self.eta(event))
         return row
 
 

@@ -53,7 +53,7 @@ def _described(entry: Entry, rule: LearningRule) -> dict[str, Any]:
 
 
 def _show(out: Console, line: dict[str, Any]) -> None:
-    out.print(f"  [bold cyan]{line['name']}[/bold cyan]  {escape(line['meaning'])}")
+    out.print(Padding(f"[bold cyan]{line['name']}[/bold cyan]  {escape(line['meaning'])}", (0, 0, 0, 2)))
     transport = "needs weight transport" if line["weight_transport"] else "no weight transport"
     needs = f"memory {line['memory']} in time steps; {transport}. "
     source = f"Paper: {line['paper']}. Published: {line['published']}. Inferred: {line['inferred']}."

@@ -20,7 +20,7 @@ class UnknownName(OnwardError):
     def __init__(self, kind: str, given: str, known: Iterable[str]):
         names = sorted(known)
         near = get_close_matches(given, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         super().__init__(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")
         self.kind, self.given, self.nearest = kind, given, near
 

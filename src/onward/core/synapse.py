@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from onward.kernels.dense import column_sums, linear, outer, shortens
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import weighted_sum
 from onward.kernels.sparse import GATHER_BELOW, SCATTER_BELOW, gather, pays, ready, scatter
-from onward.kernels.taps import LINEAR, Taps, conv_size, conv_taps
+from onward.kernels.taps import LINEAR, Taps, conv_taps
 
 Params = Mapping[str, Tensor]
 
@@ -82,15 +83,15 @@ class ConvOps(SynapseOps):
 
     def apply(self, module: Any, params: Params, x: Tensor) -> Tensor:
         """See `SynapseOps.apply`."""
-        return convolve(x, params["weight"], params.get("bias"), self._geometry(module))
+        return convolve(x, params["weight"], params.get("bias"), _geometry(module))
 
     def transpose(self, module: Any, params: Params, post: Tensor, like: Tensor) -> Tensor:
         """See `SynapseOps.transpose`."""
-        return transposed(post, params["weight"], like, self._geometry(module))
+        return transposed(post, params["weight"], like, _geometry(module))
 
     def outer(self, module: Any, params: Params, pre: Tensor, post: Tensor, into: Params) -> None:
         """See `SynapseOps.outer`."""
-        into["weight"].add_(weight_gradient(post, pre, params["weight"], self._geometry(module)))
+        into["weight"].add_(weight_gradient(post, pre, params["weight"], _geometry(module)))
 
     def bias(self, module: Any, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
@@ -101,11 +102,11 @@ class ConvOps(SynapseOps):
         """See `SynapseOps.taps`; groups read dense tensors."""
         if module.groups != 1 or rows.inner != module.in_channels or rows.dim() != module.weight.dim() + 1:
             return None
-        return conv_taps(tuple(rows.shape[3:]), module.kernel_size, module.stride, module.padding, module.dilation)
+        return conv_taps(tuple(rows.shape[3:]), module.kernel_size, _geometry(module))
 
-    @staticmethod
-    def _geometry(module: Any) -> Geometry:
-        return Geometry(module.stride, module.padding, module.dilation, module.groups)
+
+def _geometry(module: Any) -> Geometry:
+    return Geometry(module.stride, module.padding, module.dilation, module.groups)
 
 
 class VjpOps(SynapseOps):
@@ -155,10 +156,9 @@ def drive(module: nn.Module, params: Params, x: Tensor | SparseRows) -> Tensor:
     ops = ops_of(module)
     if isinstance(x, Tensor):
         return rowwise(lambda rows: ops.apply(module, params, rows), x)
-    if not gather_pays(module, params, x):
+    taps = _gather_taps(module, params, x)
+    if taps is None:
         return drive(module, params, x.dense())
-    taps = ops.taps(module, x)
-    assert taps is not None
     flat = gather(x, params["weight"].to(x.dtype), taps, params.get("bias"))
     return _as_drive(flat, module, x)
 
@@ -196,8 +196,8 @@ def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: T
     """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``."""
     ops = ops_of(module)
     if isinstance(pre, SparseRows):
-        taps = _taps(ops, module, pre)
-        if taps is not None and _scatter_pays(module, params, pre, post, taps, into):
+        taps = _scatter_taps(module, params, pre, post, into)
+        if taps is not None:
             return scatter(pre, _as_rows(post), taps, into["weight"])
         pre = pre.dense()
     if len(pre) > 1 and pre.stride(0) == 0:
@@ -212,9 +212,16 @@ def _taps(ops: SynapseOps, module: nn.Module, rows: SparseRows) -> Taps | None:
 
 def gather_pays(module: nn.Module, params: Params, x: SparseRows, leaving: float = 0.0) -> bool:
     """Whether the drive of ``x`` is faster without its zeros; ``leaving``: see `onward.kernels.sparse.pays`."""
+    return _gather_taps(module, params, x, leaving) is not None
+
+
+def _gather_taps(module: nn.Module, params: Params, x: SparseRows, leaving: float = 0.0) -> Taps | None:
+    """How the module reads ``x``, where its drive is faster without the zeros."""
     ops, weight = ops_of(module), params["weight"]
     taps = _taps(ops, module, x)
-    return taps is not None and pays(
+    if taps is None:
+        return None
+    faster = pays(
         GATHER_BELOW,
         _size(x, weight),
         x,
@@ -222,20 +229,24 @@ def gather_pays(module: nn.Module, params: Params, x: SparseRows, leaving: float
         lambda dense: ops.apply(module, params, dense.flatten(0, 1)),
         leaving,
     )
+    return taps if faster else None
 
 
-def _scatter_pays(module: nn.Module, params: Params, pre: SparseRows, post: Tensor, taps: Taps, into: Params) -> bool:
-    """Whether the weight gradient is faster without the zeros of ``pre``."""
-    if into["weight"].dtype is not torch.float32:
-        return False
-    trial, ops = {"weight": torch.zeros_like(into["weight"])}, ops_of(module)
-    return pays(
+def _scatter_taps(module: nn.Module, params: Params, pre: SparseRows, post: Tensor, into: Params) -> Taps | None:
+    """How the module reads ``pre``, where its weight gradient is faster without the zeros."""
+    ops, weight = ops_of(module), into["weight"]
+    taps = _taps(ops, module, pre)
+    if taps is None or weight.dtype is not torch.float32:
+        return None
+    trial = cache(lambda: {"weight": torch.zeros_like(weight)})  # only a measurement needs it, outside its timing
+    faster = pays(
         SCATTER_BELOW,
-        _size(pre, into["weight"]),
+        _size(pre, weight),
         pre,
-        lambda rows: scatter(rows, _as_rows(post), taps, trial["weight"]),
-        lambda dense: ops.outer(module, params, dense.flatten(0, 1), post.flatten(0, 1), trial),
+        lambda rows: scatter(rows, _as_rows(post), taps, trial()["weight"]),
+        lambda dense: ops.outer(module, params, dense.flatten(0, 1), post.flatten(0, 1), trial()),
     )
+    return taps if faster else None
 
 
 def _size(rows: SparseRows, weight: Tensor) -> tuple[int, ...]:
@@ -247,7 +258,7 @@ def _as_drive(flat: Tensor, module: Any, x: SparseRows) -> Tensor:
     """Rows ``[K * B * positions, out]`` as the drive of a layer."""
     if x.dim() == 3:
         return flat.view(*x.shape[:2], -1)
-    out = conv_size(tuple(x.shape[3:]), module.kernel_size, module.stride, module.padding, module.dilation)
+    out = _geometry(module).size_after(tuple(x.shape[3:]), module.kernel_size)
     return flat.view(*x.shape[:2], *out, -1).movedim(-1, 2)
 
 

@@ -25,6 +25,14 @@ class Geometry(NamedTuple):
         """As torch's own operators take it."""
         return self.stride, self.padding, self.dilation, False, [0] * len(self.stride), self.groups
 
+    def axes(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Size, kernel, stride, padding and dilation along each axis of a map."""
+        return list(zip(size, kernel, self.stride, self.padding, self.dilation, strict=True))
+
+    def size_after(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> list[int]:
+        """The size of the map that comes of a map of ``size``."""
+        return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in self.axes(size, kernel)]
+
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The drive of rows ``[R, C, ...]`` in the dtype of ``x``; the product in that of ``weight``."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from onward.kernels.choice import Share, seconds
 from onward.kernels.compiled import Kernel
+from onward.kernels.convolve import Geometry
 from onward.kernels.host import SPAN
 from onward.kernels.rows import SparseRows, sparse_rows
 from onward.kernels.taps import Taps, conv_taps
@@ -107,7 +108,7 @@ class _Example:
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), (x.view(72, 5) != 0).sum(1).cumsum(0)])
         values = x.view(72, 5)[row, index]
         self.rows = SparseRows(index.to(torch.int32), offsets, values, torch.Size((1, 3, 5, 4, 6)), 24)
-        self.taps = conv_taps((4, 6), (3, 2), (2, 1), (1, 0), (1, 2))
+        self.taps = conv_taps((4, 6), (3, 2), Geometry((2, 1), (1, 0), (1, 2), groups=1))
         self.weight = torch.randn(SPAN + 6, 5, 3, 2, generator=generator)
 
     def drive(self, weight: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from onward.kernels.convolve import Geometry
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -50,16 +52,9 @@ LINEAR = Taps(_ONE[None], _ONE, _ONE, _ONE, 1)
 
 
 @cache
-def conv_taps(
-    size: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Taps:
-    """The taps of a convolution over a map of ``size``."""
-    axes = list(zip(size, kernel, stride, padding, dilation, strict=True))
-    out = conv_size(size, kernel, stride, padding, dilation)
+def conv_taps(size: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry) -> Taps:
+    """The taps of a convolution without groups over a map of ``size``."""
+    axes, out = geometry.axes(size, kernel), geometry.size_after(size, kernel)
     starts = [torch.arange(m) * s - p for m, (_, _, s, p, _) in zip(out, axes, strict=True)]
     steps = [torch.arange(k) * d for _, k, _, _, d in axes]
     reach = [int(step[-1]) for step in steps]
@@ -74,18 +69,6 @@ def conv_taps(
         shifts=_flat([r - step for step, r in zip(steps, reach, strict=True)], grid),
         total=prod(grid),
     )
-
-
-def conv_size(
-    size: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> list[int]:
-    """The size of the map that a convolution over a map of ``size`` gives."""
-    axes = zip(size, kernel, stride, padding, dilation, strict=True)
-    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
 
 
 def _flat(coordinates: list[Tensor], size: tuple[int, ...]) -> Tensor:

@@ -70,8 +70,12 @@ class AffineOptions(Choice):
 class LeakyOptions(AffineOptions):
     """Options of leaky neurons."""
 
-    tau: float = Field(2.0, ge=1, description="membrane time constant in steps; leak per step is 1 - 1/tau")
-    decay: float | None = Field(None, ge=0, le=1, description="leak per step, in place of 1 - 1/tau")
+    tau: float = Field(
+        2.0, ge=1, description="membrane time constant in steps; a step keeps 1 - 1/tau of the potential"
+    )
+    decay: float | None = Field(
+        None, ge=0, le=1, description="share of the potential that a step keeps; none: 1 - 1/tau"
+    )
     decay_input: bool = Field(False, description="multiply the drive by 1/tau, that is 1 - decay")
 
     @property

@@ -46,7 +46,7 @@ def test_nested_choices_merge_unless_another_is_named() -> None:
     ("value", "kind", "message"),
     [
         ("aple", UnknownName, "unknown fruit 'aple'; did you mean 'apple'? Known: apple, orange"),
-        ("xyz", UnknownName, "unknown fruit 'xyz'; Known: apple, orange"),
+        ("xyz", UnknownName, "unknown fruit 'xyz'. Known: apple, orange"),
         ({"name": "apple", "wieght": 1}, UnknownName, "unknown option of apple 'wieght'; did you mean 'weight'?"),
         (
             {"name": "apple", "weight": -1},
