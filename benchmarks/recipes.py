@@ -75,7 +75,7 @@ def read(path: Path) -> tuple[dict, list[Row]]:
 def onward(*arguments: str, threads: int) -> dict:
     """The last line of ``onward ARGUMENTS --json``."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "onward.cli", *arguments, "--json"]
+    command = [sys.executable, "-m", "onward", *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")

@@ -1,4 +1,4 @@
-"""``python -m onward.cli``: the command without its installed script."""
+"""``python -m onward``: the command without its installed script."""
 
 from __future__ import annotations
 
