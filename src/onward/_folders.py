@@ -1,10 +1,11 @@
-"""Where the program keeps what it can make again."""
+"""Where the program keeps what it can make or fetch again."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "ONWARD_CACHE"
@@ -21,6 +22,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "onward"
 
 
+def shared_folder() -> Path:
+    """The platform's folder for a user's data, where data sets are fetched to; may not exist yet."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / "onward" / "data"
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Application Support" / "onward"
+    return Path(os.environ.get("XDG_DATA_HOME") or _home() / ".local" / "share") / "onward"
+
+
 def _home() -> Path:
     try:
         return Path.home()
@@ -31,3 +41,13 @@ def _home() -> Path:
 def temporary() -> Path:
     """A folder of this user's among the temporary ones."""
     return Path(tempfile.gettempdir()) / f"onward-cache-{os.environ.get('USER', 'user')}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's own entries durable, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -60,6 +60,12 @@ app.command(
 )
 _data = App(name="data", help="Data sets.")
 _data.command("onward.cli.data:list_data", name="list", help="List the data sets and where they are.")
+_data.command(
+    "onward.cli.data:get",
+    name="get",
+    help="Fetch a data set and verify it.\n\n"
+    "Files that are there as they must be are not fetched again; a transfer that was cut goes on where it ended.",
+)
 app.command(_data)
 
 

@@ -23,7 +23,7 @@ REFRESH_SECONDS, LINE_SECONDS, ROWS = 0.2, 10.0, 12
 @contextmanager
 def progress(console: Console) -> Iterator[OnEvent]:
     """A callback that shows events on ``console`` while the context lasts; long preparations are told as well."""
-    with _told(console):
+    with told(console):
         if not console.is_terminal:
             yield Lines(console)
             return
@@ -32,7 +32,7 @@ def progress(console: Console) -> Iterator[OnEvent]:
 
 
 @contextmanager
-def _told(console: Console) -> Iterator[None]:
+def told(console: Console) -> Iterator[None]:
     """What the library logs while it prepares, such as the simulation of recordings, goes to ``console``."""
     log, handler = logging.getLogger("onward"), _Teller(console)
     level = log.level

@@ -12,7 +12,7 @@ from onward.data.binning import (
     Reading,
     event_dataset,
 )
-from onward.data.catalogue import Listing, augmentation, datasets, listing, load, open_file
+from onward.data.catalogue import Listing, Obtained, augmentation, datasets, listing, load, obtain, open_file
 from onward.data.dataset import Batch, Dataset, Split, Subset, spread
 from onward.data.loader import Augment, Loader
 from onward.data.recordings import Recordings, read_recordings, write_recordings
@@ -35,6 +35,7 @@ __all__ = [
     "Layout",
     "Listing",
     "Loader",
+    "Obtained",
     "PadCrop",
     "Reading",
     "Recordings",
@@ -48,6 +49,7 @@ __all__ = [
     "from_torch",
     "listing",
     "load",
+    "obtain",
     "open_file",
     "read_recordings",
     "spread",

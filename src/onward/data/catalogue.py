@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,13 @@ from onward.data.arrays import ArrayDataset
 from onward.data.augment import Augmentation, Change, Flip, PadCrop
 from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice
 from onward.data.dataset import Dataset, Split, spread
+from onward.data.download import NotFetched
 from onward.data.files import load_events, load_file, locate_file, open_samples
+from onward.data.folders import VARIABLE, data_folder
 from onward.data.images import SOURCES
 from onward.data.loader import Augment
 from onward.data.nmnist import SimulatorChoice, load_simulation, locate_simulation
+from onward.data.published import PUBLISHED, Published
 
 datasets: Registry[Split] = Registry("data set")
 
@@ -96,3 +100,53 @@ def _listed(name: str) -> Listing:
         return Listing(name, entry.summary, True, entry.facts["locate"](entry.parse({})))
     except DataError as missing:
         return Listing(name, entry.summary, False, str(missing))
+
+
+class Obtained(NamedTuple):
+    """A data set that is on this machine now: its folder, the files that had to be fetched, the flags that name it."""
+
+    name: str
+    folder: str
+    fetched: list[str]
+    flags: str
+
+
+def obtain(name: str, root: Path | None = None, context: ssl.SSLContext | None = None) -> Obtained:
+    """Fetches the data set ``name`` into a subfolder of ``root``, verified; what is there as it must be stays.
+
+    Without a ``root`` it goes where `load` looks, unless it is found elsewhere already. ``context`` takes the place of
+    the system's certificates. Raises `DataError` for a set that is not published, and where fetching fails.
+
+    >>> obtain("mnist").fetched  # it is inside the package
+    []
+    """
+    published, found = _published(name), _listed(name)
+    home = data_folder() if root is None else root.expanduser().absolute()
+    if root is None and found.found and Path(found.where) != home / published.subfolder:
+        return Obtained(name, found.where, [], f"--data {name}")
+    try:
+        fetched = published.get(home, context)
+    except NotFetched as error:
+        raise DataError(f"{error}. {_by_hand(published, home, name)}") from None
+    folder = str(home / published.subfolder)
+    return Obtained(name, folder, fetched, f"--data {name}" + _root_flag(name, home, folder))
+
+
+def _published(name: str) -> Published:
+    entry = datasets.entry(name)
+    if name not in PUBLISHED:
+        raise DataError(f"{name} is not fetched ({entry.summary}); these are: {', '.join(sorted(PUBLISHED))}")
+    return PUBLISHED[name]
+
+
+def _root_flag(name: str, root: Path, folder: str) -> str:
+    return "" if _listed(name).where == folder else f" --data.root {root}"
+
+
+def _by_hand(published: Published, root: Path, name: str) -> str:
+    folder, remotes = published.by_hand(root)
+    files = ", ".join(f"{remote.known} from {remote.url}" for remote in remotes)
+    return (
+        f"Without a network: put {files} into {folder}, then run `onward data get {name} --to {root}`, and "
+        f"point to it with --data.root {root} or {VARIABLE}={root}"
+    )

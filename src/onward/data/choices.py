@@ -22,7 +22,7 @@ class ImageChoice(DataChoice):
     """Still images: one frame, shown at every time step."""
 
     root: str | None = Field(
-        default=None, description="folder of the files, or its parent; default: the folder ONWARD_DATA"
+        default=None, description="folder of the files, or its parent; default: ONWARD_DATA, or the platform's folder"
     )
     normalise: bool = Field(default=False, description="zero mean and unit variance per channel, instead of [0, 1]")
     crop: int = Field(default=0, ge=0, description="augmentation: pad by this many pixels, crop at random; 0: off")

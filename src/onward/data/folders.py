@@ -1,4 +1,4 @@
-"""Where data files are looked for: a folder that is named, or the folder of the environment."""
+"""Where data files are looked for: a folder that is named, that of the environment, or that of the platform."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from onward._folders import shared_folder
 from onward.core.errors import DataError
 
 VARIABLE = "ONWARD_DATA"
 
 
+def data_folder() -> Path:
+    """Where data sets are fetched to unless a folder is named: ``ONWARD_DATA``, or the platform's folder for data."""
+    return Path(os.environ.get(VARIABLE) or shared_folder()).expanduser()
+
+
 def candidates(subfolder: str, root: str | None) -> list[Path]:
-    """Folders that may hold a data set, in order: ``root`` or else $ONWARD_DATA, with and without ``subfolder``."""
-    base = root or os.environ.get(VARIABLE)
-    if not base:
-        return []
-    folder = Path(base).expanduser()
-    return [folder / subfolder, folder]
+    """Folders that may hold a data set, in order.
+
+    ``root``, or else $ONWARD_DATA, with and without ``subfolder``; without a ``root`` also the platform's folder.
+    """
+    named = root or os.environ.get(VARIABLE)
+    folders = [Path(named).expanduser() / subfolder, Path(named).expanduser()] if named else []
+    return folders if root else [*folders, shared_folder() / subfolder]
 
 
 def find_files(
-    subfolder: str, root: str | None, names: Sequence[str], suffixes: Iterable[str], origin: str
+    subfolder: str, root: str | None, names: Sequence[str], suffixes: Iterable[str], advice: str
 ) -> list[Path]:
     """The files ``names``, each with one of ``suffixes``, all from the first folder that has every one of them.
 
-    Raises `DataError`, which says what was looked for, where, and where the files come from (``origin``).
+    Raises `DataError`, which says what was looked for, where, and how to get the files (``advice``).
     """
     folders, endings = candidates(subfolder, root), list(suffixes)
     for folder in folders:
@@ -33,9 +40,9 @@ def find_files(
         present = [path for path in found if path is not None]
         if len(present) == len(names):
             return present
-    places = " or ".join(str(folder) for folder in folders) or f"no folder: neither --data.root nor {VARIABLE} is set"
+    places = " or ".join(str(folder) for folder in folders)
     first = names[0] + "".join(f"[{end}]" for end in endings if end)
     raise DataError(
-        f"{subfolder}: looked for {first} and {len(names) - 1} more in {places}. Get them from {origin}, "
-        f"put them into a folder named {subfolder}, and give its parent with --data.root or {VARIABLE}"
+        f"{subfolder}: looked for {first} and {len(names) - 1} more in {places}. {advice}; or put files of your own "
+        f"into a folder named {subfolder}, and give its parent with --data.root or {VARIABLE}"
     )

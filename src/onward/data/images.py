@@ -16,10 +16,10 @@ from onward.data.dataset import Split
 from onward.data.folders import find_files
 from onward.data.idx import SUFFIXES, read_pair
 from onward.data.mnist import FOLDER, mnist_arrays
+from onward.data.published import PUBLISHED
 
 Part = tuple[np.ndarray, np.ndarray]
 _IDX_NAMES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-_CIFAR_ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html (the binary version)"
 
 
 class ImageSource(NamedTuple):
@@ -49,10 +49,15 @@ def _read_idx_files(files: list[Path]) -> tuple[Part, Part]:
     return read_pair(*files[:2]), read_pair(*files[2:])
 
 
+def _fetching(name: str) -> str:
+    """How to get a data set that can be fetched."""
+    return f"`onward data get {name}` fetches them from {PUBLISHED[name].origin}"
+
+
 def _find_mnist(root: str | None) -> list[Path]:
     if root is None:
         return [FOLDER / f"{name}.xz" for name in _IDX_NAMES]
-    return find_files("mnist", root, _IDX_NAMES, SUFFIXES, "the package itself: leave out the root")
+    return find_files("mnist", root, _IDX_NAMES, SUFFIXES, "Leave out --data.root for those in the package")
 
 
 def _read_mnist(files: list[Path]) -> tuple[Part, Part]:
@@ -60,17 +65,16 @@ def _read_mnist(files: list[Path]) -> tuple[Part, Part]:
 
 
 def _find_fashion(root: str | None) -> list[Path]:
-    origin = "https://github.com/zalandoresearch/fashion-mnist"
-    return find_files("fashion-mnist", root, _IDX_NAMES, SUFFIXES, origin)
+    return find_files("fashion-mnist", root, _IDX_NAMES, SUFFIXES, _fetching("fashion-mnist"))
 
 
 def _find_cifar10(root: str | None) -> list[Path]:
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-    return find_files("cifar-10-batches-bin", root, names, [""], _CIFAR_ORIGIN)
+    return find_files("cifar-10-batches-bin", root, names, [""], _fetching("cifar10"))
 
 
 def _find_cifar100(root: str | None) -> list[Path]:
-    return find_files("cifar-100-binary", root, ["train.bin", "test.bin"], [""], _CIFAR_ORIGIN)
+    return find_files("cifar-100-binary", root, ["train.bin", "test.bin"], [""], _fetching("cifar100"))
 
 
 def _cifar_reader(form: Format, records: int) -> Callable[[list[Path]], tuple[Part, Part]]:

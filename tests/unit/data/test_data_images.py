@@ -10,6 +10,7 @@ import pytest
 import torch
 from idx_files import encode
 
+from onward._folders import shared_folder
 from onward.core.errors import DataError, UnknownName
 from onward.data import Loader, augmentation, datasets, listing, load
 from onward.data.cifar import CIFAR10, CIFAR100, Format, read_cifar
@@ -69,6 +70,15 @@ def test_folder_or_its_parent(tmp_path: Path, inside: str) -> None:
     assert (len(split.train), len(split.test), split.train.features) == (30, 10, (1, 28, 28))
 
 
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The platform's folder for data of a user who has none."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home" / "share"))
+    return shared_folder()
+
+
+@pytest.mark.usefixtures("empty_home")
 def test_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fashion(tmp_path / "fashion-mnist")
     monkeypatch.setenv("ONWARD_DATA", str(tmp_path))
@@ -80,9 +90,26 @@ def test_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not found["cifar10"].found
 
 
-def test_missing_files_say_what_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_the_platform_comes_last(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONWARD_DATA", str(tmp_path / "data"))
+    write_fashion(empty_home / "fashion-mnist", train=20)
+    assert len(load("fashion-mnist").train) == 20
+    write_fashion(tmp_path / "data" / "fashion-mnist")
+    assert len(load("fashion-mnist").train) == 30
+    with pytest.raises(DataError, match="looked for"):
+        load({"name": "fashion-mnist", "root": str(tmp_path / "elsewhere")})
+
+
+def test_missing_files_say_what_where_and_how(
+    empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ONWARD_DATA", raising=False)
-    with pytest.raises(DataError, match=r"neither --data\.root nor ONWARD_DATA is set.*binary version"):
+    with pytest.raises(
+        DataError, match=rf"in {empty_home}/cifar-10-batches-bin\. `onward data get cifar10` fetches.*binary version"
+    ):
+        load("cifar10")
+    monkeypatch.setenv("ONWARD_DATA", str(tmp_path / "data"))
+    with pytest.raises(DataError, match=rf"in {tmp_path}/data/cifar-10-batches-bin or {tmp_path}/data or {empty_home}"):
         load("cifar10")
     with pytest.raises(
         DataError, match=rf"looked for train\.bin and 1 more in {tmp_path}/cifar-100-binary or {tmp_path}"
