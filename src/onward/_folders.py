@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "ONWARD_CACHE"
@@ -41,13 +40,3 @@ def _home() -> Path:
 def temporary() -> Path:
     """A folder of this user's among the temporary ones."""
     return Path(tempfile.gettempdir()) / f"onward-cache-{os.environ.get('USER', 'user')}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's own entries durable, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -14,7 +14,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from onward._folders import sync_folder
+from onward._durable import sync_folder
 from onward._version import __version__
 from onward.core.errors import DataError
 from onward.data.known import Known, writing

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import IO, NamedTuple, cast
 
-from onward._folders import sync_folder
+from onward._durable import sync_folder
 from onward.core.errors import DataError
 from onward.data.known import Known, writing
 

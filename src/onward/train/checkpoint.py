@@ -20,8 +20,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onward._durable import sync_folder, write_synced
 from onward.optim import allocate_state
-from onward.train.durable import sync_folder, write_synced
 from onward.train.tensors import CheckpointError, packed, read_tensors
 
 STATE, HASHES, COMMIT = "state.json", "hashes.json", "COMMIT"

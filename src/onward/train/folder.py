@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from onward._durable import append_synced, write_whole
 from onward._version import __version__
 from onward.core.errors import ConfigError
 from onward.train import checkpoint, toml
 from onward.train.config import RunConfig
-from onward.train.durable import append_synced, write_whole
 from onward.train.grammar import load
 from onward.train.state import Fitted
 from onward.train.tensors import CheckpointError
