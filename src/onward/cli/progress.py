@@ -130,7 +130,8 @@ class View(ABC):
     def heading(self) -> str:
         """The run in a line."""
         epochs = f"{self.start.epochs} epoch{'' if self.start.epochs == 1 else 's'}"
-        return f"{self.start.title}: {self.start.parameters:,} parameters, {epochs}"
+        going_on = f", going on after mini-batch {self.start.done:,}" if self.start.done else ""
+        return f"{self.start.title}: {self.start.parameters:,} parameters, {epochs}{going_on}"
 
 
 class Lines(View):

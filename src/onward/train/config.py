@@ -65,7 +65,7 @@ class TrainConfig(BaseModel):
     workers: int = Field(
         default=0, ge=0, description="processes that prepare mini-batches ahead of time; changes no result"
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; none: torch's own choice")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; none: torch's own choice")
     compile: bool = Field(
         default=False, description="torch.compile for recurrences that have no kernel; needs a C++ compiler on a CPU"
     )
@@ -108,6 +108,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _device_is_known(self) -> Self:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device {self.device!r} was given; expected cpu, cuda or cuda:N")
+        known_device(self.device)
         return self
+
+
+def known_device(device: str) -> str:
+    """``device``, if it is a name of one; raises `ConfigError`."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device {device!r} was given; expected cpu, cuda or cuda:N")
+    return device

@@ -23,7 +23,7 @@ from onward.neurons import neurons
 from onward.optim import optimizers, parameter_groups, schedules
 from onward.rules import rules
 from onward.train.checkpoint import Trained
-from onward.train.config import RunConfig
+from onward.train.config import RunConfig, known_device
 from onward.train.folder import Interface
 from onward.train.update import Updater
 
@@ -168,7 +168,7 @@ def build_network(config: RunConfig, features: tuple[int, ...], classes: int) ->
 
 def check_device(device: str) -> str:
     """``device``, if it is there; raises `ConfigError` with the fix."""
-    if not device.startswith("cuda"):
+    if known_device(device) == "cpu":
         return device
     if not torch.cuda.is_available():
         raise ConfigError(

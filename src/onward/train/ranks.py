@@ -69,7 +69,7 @@ def _failures() -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise RankFailed(
-            f"process {dist.get_rank()} of {dist.get_world_size()} waited for the others in vain ({reason}); "
+            f"process {os.environ.get('RANK', '0')} waited for the others in vain ({reason}); "
             "the cause is in the message of the process that failed first"
         ) from None
 
@@ -85,7 +85,8 @@ def group_of(device: str) -> Iterator[Group]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    with _failures():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(device)
     finally:

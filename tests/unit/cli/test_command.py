@@ -49,14 +49,14 @@ def test_help_imports_no_torch(argv: list[str]) -> None:
 
 def test_every_command_can_be_imported() -> None:
     commands = [name for name in app if not name.startswith("-")]
-    assert {"train", "eval", "compare", "rules", "data", "doctor", "bench"} <= set(commands)
+    assert {"train", "resume", "eval", "compare", "rules", "data", "doctor", "bench"} <= set(commands)
     assert all(isinstance(app[name], App) for name in commands)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor", "bench"))
+    assert all(name in shown for name in ("train", "resume", "eval", "compare", "rules", "data", "doctor", "bench"))
 
 
 def test_help_of_train_lists_fields_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,3 +268,31 @@ def test_bench_of_kernels_ends_with_json(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(kernels, "CASES", kernels.CASES[:1])
     assert main(["bench", "--kernel", "--json"]) == 0
     assert last_line(capsys.readouterr().out)["kernels"][0]["equal"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_is_resumed(number: int, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    whole = ["train", *flags, "--train.epochs", "60", "--train.batch-size", "4"]
+    assert main([*whole, "--json"]) == 0
+    expected = last_line(capsys.readouterr().out)
+    command = [sys.executable, "-m", "onward", *whole, "--train.out", "cut", "--train.threads", "1", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(Path("cut").glob("*/checkpoints/step-*/COMMIT")) and process.poll() is None:
+            sleep(0.02)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    cut = last_line(out)
+    assert cut["interrupted"]
+    assert main(["resume", cut["run"]]) == 0
+    shown = capsys.readouterr().out
+    assert "going on after mini-batch" in shown or "test accuracy" in shown.lower()
+    assert main(["resume", cut["run"], "--json"]) == 0
+    assert last_line(capsys.readouterr().out)["fingerprint"] == expected["fingerprint"]
+
+
+def test_a_run_that_cannot_be_resumed_is_refused_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["resume", str(tmp_path)]) == USER_ERROR
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert main(["resume"]) == USER_ERROR
+    assert main(["resume", str(tmp_path), "--nonsense", "3"]) == USER_ERROR
