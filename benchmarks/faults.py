@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from onward.core.errors import OnwardError
-from onward.train import RunFolder, checkpoint, memory, parse_tokens
+from onward.train import Fitted, RunFolder, assemble, checkpoint, fit, memory, parse_tokens
 from onward.train.resume import train_on
 
 SETTINGS = [
@@ -201,6 +201,41 @@ def _damaged(path: Path, dice: random.Random) -> Iterator[None]:
         path.write_bytes(content)
 
 
+@dataclass
+class Overhead:
+    """What checkpoints cost a run of the defaults: seconds in ``saves``, of ``seconds`` in all, and bytes of one."""
+
+    saves: int = 0
+    saving: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    parameters: int = 0
+
+
+class _Timed(RunFolder):
+    """A run folder that notes how long checkpoints take."""
+
+    cost: Overhead
+
+    def save(self, trained: checkpoint.Trained, fitted: Fitted, keep: int) -> Path:
+        began = perf_counter()
+        path = super().save(trained, fitted, keep)
+        self.cost.saves, self.cost.saving = self.cost.saves + 1, self.cost.saving + perf_counter() - began
+        self.cost.bytes = sum(file.stat().st_size for file in path.iterdir())
+        return path
+
+
+def overhead(folder: Path, flags: Sequence[str] = ()) -> Overhead:
+    """Trains the default configuration, or what ``flags`` make of it, and sums the time that checkpoints took."""
+    parts, resolved = assemble(parse_tokens([*flags, "--train.out", str(folder)]))
+    run, began = _Timed.create(folder, "overhead"), perf_counter()
+    assert isinstance(run, _Timed)
+    run.cost = Overhead(parameters=sum(p.numel() for p in parts.net.parameters()))
+    fit(parts, resolved.train, folder=run)
+    run.cost.seconds = perf_counter() - began
+    return run.cost
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints what was found; the numbers of docs/explanation/reliability.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
@@ -213,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("killed", lambda folder: kill(folder, given.kills)),
         ("disk full", fill),
         ("damaged", lambda folder: flip(folder, given.flips)),
+        ("overhead", overhead),
     ):
         with TemporaryDirectory() as folder:
             found[name] = asdict(fault(Path(folder)))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from onward.core.errors import OnwardError
 from onward.core.group import ALONE, Group
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others in one sum."""
+MARK = "onward-mark"
 
 
 class RankFailed(OnwardError):
@@ -85,12 +88,36 @@ def group_of(device: str) -> Iterator[Group]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "nccl" if device.startswith("cuda") else "gloo"
     with _failures():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        fresh = _fresh(store, rank, size)
+        dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield Ranks(device)
     finally:
         dist.destroy_process_group()
+
+
+def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """A part of ``store`` that no earlier process has written to.
+
+    Processes that torchrun starts again find the store as their predecessors left it, with addresses at which nobody
+    answers. So the first one invents a mark, and withdraws it once every other one has seen it.
+    """
+    if rank == 0:
+        mark = uuid4().hex
+        store.set(MARK, mark)
+        store.wait([f"{mark}/{other}" for other in range(1, size)], PATIENCE)
+        store.delete_key(MARK)
+        store.set(f"{mark}/go", "")
+        return dist.PrefixStore(mark, store)
+    while True:
+        mark = store.get(MARK).decode()
+        store.set(f"{mark}/{rank}", "")
+        with suppress(dist.DistStoreError):  # the mark of a process that is gone: there will be another one
+            store.wait([f"{mark}/go"], timedelta(seconds=2))
+            return dist.PrefixStore(mark, store)
 
 
 def restarted() -> bool:
