@@ -13,6 +13,11 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import (  # documented, but not in __all__
+    DistStoreError,  # pyright: ignore[reportPrivateImportUsage]
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+    Store,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.distributed.rendezvous import rendezvous
 
 from onward.core.errors import OnwardError
@@ -99,7 +104,7 @@ def group_of(device: str) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
+def _fresh(store: Store, rank: int, size: int) -> Store:
     """A part of ``store`` that no earlier process has written to.
 
     Processes that torchrun starts again find the store as their predecessors left it, with addresses at which nobody
@@ -111,13 +116,13 @@ def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
         store.wait([f"{mark}/{other}" for other in range(1, size)], PATIENCE)
         store.delete_key(MARK)
         store.set(f"{mark}/go", "")
-        return dist.PrefixStore(mark, store)
+        return PrefixStore(mark, store)
     while True:
         mark = store.get(MARK).decode()
         store.set(f"{mark}/{rank}", "")
-        with suppress(dist.DistStoreError):  # the mark of a process that is gone: there will be another one
+        with suppress(DistStoreError):  # the mark of a process that is gone: there will be another one
             store.wait([f"{mark}/go"], timedelta(seconds=2))
-            return dist.PrefixStore(mark, store)
+            return PrefixStore(mark, store)
 
 
 def restarted() -> bool:
