@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from onward.credit import locals_, spatials, temporals
+from onward.kernels.compiled import Use, using
 from onward.neurons import neurons
 from onward.optim import optimizers, schedules
 from onward.rules import rules
@@ -29,6 +30,9 @@ CHOICES = [
     ["--rule", "sltt", "--rule.error-delay", "1"],
     ["--rule", "opzo", "--rule.law", "gaussian"],
     ["--precision", "bf16"],
+    ["--model.norm", "batch", "--rule", "sltt"],
+    ["--model.norm", "ws"],
+    ["--neuron.learn-threshold", "true", "--rule", "ottt"],
     ["--train.validation", "0.25"],
     ["--train.chunk", "1"],
     ["--optim.clip", "0.1"],
@@ -61,3 +65,22 @@ def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> N
     assert_same_run(Path(whole.run), run)
     assert summary.fingerprint == whole.fingerprint
     assert summary.test_accuracy == whole.test_accuracy
+
+
+SHORT = ["--train.batch-size", "8", "--train.epochs", "2", "--data.limit", "32", "--data.limit-test", "16"]
+PICTURES = ["--data", "mnist", "--data.crop", "2", "--data.flip", "true", "--model", "conv5", "--model.width", "0.03"]
+RECORDINGS = ["--data", "nmnist-sim", "--model.hidden", "12", "--train.steps", "4"]
+
+
+@pytest.mark.parametrize("data", [PICTURES, RECORDINGS], ids=["augmented pictures", "recordings"])
+def test_samples_come_in_the_same_order_and_shape(data: list[str], tmp_path: Path) -> None:
+    flags = [*data, *SHORT, "--train.out", str(tmp_path)]
+    whole, run = straight(flags), cut(flags, after=7)
+    assert resume(run).fingerprint == whole.fingerprint
+    assert_same_run(Path(whole.run), run)
+
+
+def test_kernels_sum_in_the_same_order(flags: list[str]) -> None:
+    with using(Use.ALWAYS):
+        whole, run = straight(flags), cut(flags, after=7)
+        assert resume(run).fingerprint == whole.fingerprint

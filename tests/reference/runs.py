@@ -1,8 +1,9 @@
-"""Runs that are cut short and continued, and what must be the same as in a run in one piece."""
+"""Runs that are cut short and continued, or meet NaN, and what must be the same as in a run in one piece."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from onward.train import RunFolder, Summary, parse_tokens, train
+from onward.core import Frames
+from onward.data import Batch, Loader
+from onward.train import Parts, RunFolder, Summary, parse_tokens, train
 from onward.train.checkpoint import FILES, read_state
 from onward.train.fit import fit
 from onward.train.parts import assemble
@@ -72,3 +75,23 @@ def assert_same_run(a: Path, b: Path) -> None:
     here, there = counters(a), counters(b)
     assert timeless(here.progress.__dict__) == timeless(there.progress.__dict__)
     assert timeless(here.to_json()["score"]) == timeless(there.to_json()["score"])
+
+
+class Poisoned(Loader):
+    """A loader some of whose batches, by (epoch, number), hold a NaN in the third step."""
+
+    bad: frozenset[tuple[int, int]]
+
+    def batch(self, place: tuple[int, int]) -> Batch:
+        batch = super().batch(place)
+        x = batch.x.chunk(0, batch.x.steps).clone()
+        if place in self.bad:
+            x[2, 0, 5] = torch.nan
+        return batch._replace(x=Frames(x))
+
+
+def poisoned(parts: Parts, *bad: tuple[int, int]) -> Parts:
+    """The same parts with NaN in the batches ``bad``; all batches are frames."""
+    loader = Poisoned(parts.loader.dataset, parts.loader.batch_size, parts.loader.steps)
+    loader.bad = frozenset(bad)
+    return replace(parts, loader=loader)

@@ -57,6 +57,7 @@ def resume(
             fitted = restore(folder, parts, on_event)
             obstacles = [*_settings(recorded, config), *_obstacles(folder, parts, fitted)]
             _overcome(path, obstacles, force, on_event)
+            _note_processes(folder.record(ENV).get("processes", 1), group.size, on_event)
             if obstacles or not (folder.path / DATA).is_file():
                 folder.begin(resolved, parts.interface, parts.data_record(), group.size)
             (folder.path / DONE).unlink(missing_ok=True)
@@ -73,6 +74,11 @@ def _overcome(path: Path, obstacles: Sequence[str], force: bool, on_event: OnEve
         )
     for obstacle in obstacles:
         on_event(Warned(f"not as before: {obstacle}"))
+
+
+def _note_processes(before: Any, now: int, on_event: OnEvent) -> None:
+    if before != now:
+        on_event(Warned(f"the run had {before} processes and has {now}: sums are rounded in another order"))
 
 
 def _obstacles(folder: RunFolder, parts: Parts, fitted: Fitted) -> Iterator[str]:

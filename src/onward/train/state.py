@@ -41,6 +41,12 @@ class Sums:
     pace: Pace = field(default_factory=Pace)
     rates: dict[str, float] = field(default_factory=dict)
 
+    def add(self, other: Sums) -> None:
+        """Counts what another process has learned from, too."""
+        self.loss += other.loss
+        self.correct += other.correct
+        self.samples += other.samples
+
     @property
     def means(self) -> tuple[float, float, float]:
         """Loss, accuracy in percent, samples per second; 0 where nothing was learned from."""
@@ -95,8 +101,15 @@ class Fitted:
     ranks: list[Own] = field(default_factory=lambda: [Own()])
 
     def own(self, group: Group) -> Own:
-        """This process's part; where there are more processes than before, the new ones start from nothing."""
+        """This process's part.
+
+        Where there are more processes than before, the new ones start from nothing; what processes that are gone
+        have counted goes to the first one.
+        """
         self.ranks += [Own() for _ in range(group.size - len(self.ranks))]
+        for gone in self.ranks[group.size :]:
+            self.ranks[0].epoch.add(gone.epoch)
+        del self.ranks[group.size :]
         return self.ranks[group.rank]
 
     def collect(self, group: Group) -> None:

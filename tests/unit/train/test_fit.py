@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from onward.core import Frames
 from onward.core.errors import ConfigError, NonFiniteError, ShapeError
-from onward.data import Batch, Loader, Subset
+from onward.data import Subset
 from onward.train import (
     BatchDone,
     Diverged,
@@ -34,6 +31,7 @@ from onward.train.checkpoint import committed, read_state
 from onward.train.folder import ENV
 from onward.train.parts import check_device, hold_out
 from onward.train.source import evaluation_data
+from reference.runs import poisoned
 
 
 def test_a_run_learns_and_leaves_its_folder(config: RunConfig) -> None:
@@ -149,24 +147,12 @@ def test_stopping_keeps_what_was_learned(config: RunConfig, tmp_path: Path) -> N
     assert committed(folder.trained())
 
 
-class Poisoned(Loader):
-    """A loader whose third batch of the second epoch holds a NaN."""
-
-    def epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
-        for number, batch in enumerate(super().epoch(index, first)):
-            x = batch.x.chunk(0, batch.x.steps).clone()
-            if (index, number) == (1, 2):
-                x[2, 0, 5] = torch.nan
-            yield batch._replace(x=Frames(x))
-
-
 @pytest.mark.parametrize("rule", ["opzo", "bptt"])
 def test_nan_in_the_data_stops_with_its_place(rule: str, config: RunConfig, tmp_path: Path) -> None:
     parts, resolved = assemble(parse_tokens(["--rule", rule], config))
-    loader = Poisoned(parts.loader.dataset, 16, 4)
     folder = RunFolder.create(tmp_path, "poisoned")
     with pytest.raises(Diverged, match="epoch 2, mini-batch 3") as caught:
-        fit(replace(parts, loader=loader), resolved.train, folder=folder)
+        fit(poisoned(parts, (1, 2)), resolved.train, folder=folder)
     assert "neuron1" in caught.value.where
     assert caught.value.step == 2
     assert caught.value.saved is not None

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from onward.core.errors import ConfigError
+from onward.core.group import ALONE
 from onward.train import Event, RunFolder, Saved, Started, Warned, assemble, fit, memory, parse_tokens, resume
 from onward.train.folder import DATA, ENV, METRICS
 from onward.train.resume import restore
+from onward.train.state import Fitted, Own, Sums
 from onward.train.tensors import CheckpointError
 from reference.runs import after_calls, assert_same_run, counters, cut, straight
 
@@ -150,6 +152,18 @@ def test_lost_metrics_need_force(tokens: list[str]) -> None:
 def test_no_run_no_resume(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the folder of a run"):
         resume(tmp_path)
+
+
+def test_another_number_of_processes_is_told_and_loses_no_count(tokens: list[str]) -> None:
+    run, events = cut(tokens, 2), list[Event]()
+    env = json.loads((run / ENV).read_text())
+    (run / ENV).write_text(json.dumps({**env, "processes": 2}))
+    resume(run, on_event=events.append)
+    told = [e.text for e in events if isinstance(e, Warned)]
+    assert told == ["the run had 2 processes and has 1: sums are rounded in another order"]
+    fitted = Fitted(ranks=[Own(Sums(1.5, 2, 3)), Own(Sums(0.5, 1, 4))])
+    assert fitted.own(ALONE).epoch == Sums(2.0, 3, 7)
+    assert len(fitted.ranks) == 1
 
 
 def test_time_adds_up(tokens: list[str]) -> None:
