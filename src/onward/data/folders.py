@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from os.path import isfile
 from pathlib import Path
 
 from onward.core.errors import DataError
@@ -11,12 +12,20 @@ from onward.core.errors import DataError
 VARIABLE = "ONWARD_DATA"
 
 
+def expanded(path: str) -> Path:
+    """``path`` with ``~`` and ``~user`` in full; raises `DataError` where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"{path}: there is no such user; give the path in full") from None
+
+
 def candidates(subfolder: str, root: str | None) -> list[Path]:
     """Folders that may hold a data set, in order: ``root`` or else $ONWARD_DATA, with and without ``subfolder``."""
     base = root or os.environ.get(VARIABLE)
     if not base:
         return []
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     return [folder / subfolder, folder]
 
 
@@ -29,7 +38,7 @@ def find_files(
     """
     folders, endings = candidates(subfolder, root), list(suffixes)
     for folder in folders:
-        found = [next((p for end in endings if (p := folder / (name + end)).is_file()), None) for name in names]
+        found = [next((p for end in endings if isfile(p := folder / (name + end))), None) for name in names]
         present = [path for path in found if path is not None]
         if len(present) == len(names):
             return present
