@@ -108,7 +108,8 @@ def plain_warnings() -> Iterator[None]:
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Also for torch's own errors: of class OutOfMemoryError on CUDA, a plain RuntimeError on the CPU."""
-    return isinstance(error, MemoryError) or any(said in str(error) for said in ("allocate memory", "out of memory"))
+    said = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _refuse(error: Exception | str) -> int:

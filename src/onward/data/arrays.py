@@ -247,6 +247,8 @@ def _tensor(values: ArrayLike | Tensor, name: str, what: str) -> Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "biufc":
         raise DataError(f"{name}: {what} has dtype {array.dtype}; expected numbers")
+    if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise DataError(f"{name}: {what} holds {array.max()}; expected numbers below 2^63")
     with np.errstate(over="ignore"):  # a number beyond float32 becomes infinity, which is refused later
         return torch.from_numpy(np.require(array, _torch_dtype(array.dtype), requirements=["C", "W"]))
 
@@ -255,6 +257,8 @@ def _torch_dtype(dtype: np.dtype) -> np.dtype:
     """The native dtype that keeps the values and that torch computes with."""
     if dtype.kind == "f":
         return np.dtype(np.float32)
+    if dtype.kind == "c":
+        return np.dtype(np.complex64)
     if dtype.kind == "u" and dtype.itemsize > 1:
         return np.dtype(np.int64)
     return dtype.newbyteorder("=")

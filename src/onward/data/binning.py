@@ -16,12 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onward.core.errors import ConfigError
+from onward.core.errors import ConfigError, DataError
 from onward.core.sequence import Events
 from onward.data.dataset import Batch, Dataset, digest
 from onward.data.recordings import Recordings
 
+MOST_ROWS = 2**28
+"""Time steps of all recordings together; their starts take 8 bytes each. N-MNIST has 18 million at a millisecond."""
+
 _CHUNK = 256  # recordings packed at once: bounds the dense scratch memory
+_DENSE = 2**27  # cells of scratch memory; for more, the events are sorted, which takes memory for them alone
 
 
 class Binning(ABC):
@@ -84,7 +88,9 @@ class Binary(Reading):
     """1 where there is any event."""
 
     def collect(self, cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `Reading.collect`; O(events + size) by marking."""
+        """See `Reading.collect`; O(events + size) by marking, or by sorting where that takes too much memory."""
+        if size > _DENSE:
+            return np.unique(cells), None
         marked = np.zeros(size, bool)
         marked[cells] = True
         return np.flatnonzero(marked), None
@@ -95,7 +101,10 @@ class Counts(Reading):
     """The number of events."""
 
     def collect(self, cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `Reading.collect`; O(events + size) by counting."""
+        """See `Reading.collect`; O(events + size) by counting, or by sorting where that takes too much memory."""
+        if size > _DENSE:
+            active, counts = np.unique(cells, return_counts=True)
+            return active, counts.astype(np.float32)
         counts = np.bincount(cells, minlength=size)
         active = np.flatnonzero(counts)
         return active, counts[active].astype(np.float32)
@@ -128,8 +137,16 @@ class Packed:
 
 
 def pack(recordings: Recordings, binning: Binning, reading: Reading, steps: int) -> Packed:
-    """Bins every recording into ``steps`` time steps: O(events + N * steps * features) time, done once."""
+    """Bins every recording into ``steps`` time steps: O(events + N * steps * features) time, done once.
+
+    Raises `DataError` for more than 2^28 time steps in all.
+    """
     count = len(recordings)
+    if count * steps > MOST_ROWS:
+        raise DataError(
+            f"{count:,} recordings of {steps:,} time steps each were asked for, {MOST_ROWS:,} in all at most; "
+            "choose wider ones with --data.bin-us, or fewer with --train.steps"
+        )
     parts = [
         _pack_chunk(recordings, start, min(start + _CHUNK, count), binning, reading, steps)
         for start in range(0, count, _CHUNK)

@@ -30,8 +30,16 @@ CIFAR100 = Format(label_bytes=2, classes=100)
 def read_cifar(path: Path, records: int, form: Format) -> tuple[np.ndarray, np.ndarray]:
     """Images ``[records, 3, 32, 32]`` uint8 and labels ``[records]`` uint8 of one file.
 
-    Raises `DataError` if the file has not exactly ``records`` records or holds a label beyond the classes.
+    Raises `DataError` if the file cannot be read, has not exactly ``records`` records or holds a label beyond the
+    classes.
     """
+    try:
+        return _read_cifar(path, records, form)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_cifar(path: Path, records: int, form: Format) -> tuple[np.ndarray, np.ndarray]:
     size, expected = path.stat().st_size, records * (form.label_bytes + _PIXELS)
     if size != expected:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onward.data.arrays import ArrayDataset, FramesLayout, Layout, Scale, Static
 from onward.data.binning import Binary, Binning, ByDuration, Counts, FixedWidth, Reading, event_dataset
 from onward.data.choices import BinningFields, EventsChoice, FileChoice, HoldoutChoice
 from onward.data.dataset import Dataset, Split, Subset
+from onward.data.folders import expanded
 from onward.data.loader import order
 from onward.data.npz import npz_keys, read_arrays
 from onward.data.recordings import REQUIRED, Recordings, read_recordings
@@ -28,8 +30,8 @@ def locate_file(choice: HoldoutChoice) -> str:
 def _path(choice: HoldoutChoice) -> Path:
     if choice.file is None:
         raise DataError(f"the data set {choice.name!r} needs a file: give --data.file FILE.npz")
-    path = Path(choice.file).expanduser()
-    if not path.is_file():
+    path = expanded(choice.file)
+    if not isfile(path):
         raise DataError(f"{path}: no such file; give an .npz file with --data.file")
     return path
 

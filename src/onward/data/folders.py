@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from os.path import isfile
 from pathlib import Path
 
 from onward._folders import shared_folder
@@ -12,9 +13,17 @@ from onward.core.errors import DataError
 VARIABLE = "ONWARD_DATA"
 
 
+def expanded(path: str) -> Path:
+    """``path`` with ``~`` and ``~user`` in full; raises `DataError` where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"{path}: there is no such user; give the path in full") from None
+
+
 def data_folder() -> Path:
     """Where data sets are fetched to unless a folder is named: ``ONWARD_DATA``, or the platform's folder for data."""
-    return Path(os.environ.get(VARIABLE) or shared_folder()).expanduser()
+    return expanded(os.environ.get(VARIABLE) or str(shared_folder()))
 
 
 def candidates(subfolder: str, root: str | None) -> list[Path]:
@@ -23,7 +32,7 @@ def candidates(subfolder: str, root: str | None) -> list[Path]:
     ``root``, or else $ONWARD_DATA, with and without ``subfolder``; without a ``root`` also the platform's folder.
     """
     named = root or os.environ.get(VARIABLE)
-    folders = [Path(named).expanduser() / subfolder, Path(named).expanduser()] if named else []
+    folders = [expanded(named) / subfolder, expanded(named)] if named else []
     return folders if root else [*folders, shared_folder() / subfolder]
 
 
@@ -36,7 +45,7 @@ def find_files(
     """
     folders, endings = candidates(subfolder, root), list(suffixes)
     for folder in folders:
-        found = [next((p for end in endings if (p := folder / (name + end)).is_file()), None) for name in names]
+        found = [next((p for end in endings if isfile(p := folder / (name + end))), None) for name in names]
         present = [path for path in found if path is not None]
         if len(present) == len(names):
             return present

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from sys import maxunicode
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from onward.data.npz import read_npz
 
 REQUIRED = ("x", "y", "p", "t", "offsets", "label")
 OPTIONAL = ("split", "mnist_index")
+
+MOST_PIXELS = 2**24
+"""Of a sensor: sixteen times the largest there are."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,10 @@ def read_recordings(path: Path, height: int = 34, width: int = 34) -> Recordings
 
     Raises `DataError`, naming the file and the first defect, for a damaged file, a missing array, a wrong dtype or
     length, offsets that do not cut the events into recordings, a pixel beyond the sensor, a polarity other than 0 and
-    1, time that runs backward, or a negative label.
+    1, time that runs backward, or a negative label; and for a sensor of more than 2^24 pixels.
     """
+    if height * width > MOST_PIXELS:
+        raise DataError(f"a sensor of {height} x {width} pixels was given; expected {MOST_PIXELS:,} at most")
     arrays = read_npz(path, REQUIRED, OPTIONAL)
     _check_dtypes(arrays, path)
     _check_lengths(arrays, path)
@@ -100,10 +106,8 @@ def read_recordings(path: Path, height: int = 34, width: int = 34) -> Recordings
     _check_range("t", arrays["t"], 2**32 - 1, path)
     _check_range("label", arrays["label"], 2**31 - 1, path)
     _check_time(arrays["t"], arrays["offsets"], path)
-    rows = arrays["p"].astype(np.int64) * height + arrays["y"]
-    dtype = np.uint16 if 2 * height * width <= 1 << 16 else np.int32
     return Recordings(
-        (rows * width + arrays["x"]).astype(dtype),
+        _addresses(arrays["p"], arrays["y"], arrays["x"], height, width),
         arrays["t"].astype(np.uint32),
         arrays["offsets"].astype(np.int64),
         arrays["label"].astype(np.int64),
@@ -112,6 +116,15 @@ def read_recordings(path: Path, height: int = 34, width: int = 34) -> Recordings
         arrays.get("split"),
         arrays.get("mnist_index"),
     )
+
+
+def _addresses(p: np.ndarray, y: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Flat indices in ``[2, height, width]``, in the smallest dtype; takes 4 bytes an event on the way."""
+    address = p.astype(np.int32)
+    for side, place in ((height, y), (width, x)):
+        address *= side
+        np.add(address, place, out=address, casting="unsafe")  # within the sensor, as was checked
+    return address.astype(np.uint16) if 2 * height * width <= 1 << 16 else address
 
 
 def write_recordings(path: Path, recordings: Recordings) -> None:
@@ -152,6 +165,13 @@ def _check_lengths(arrays: dict[str, np.ndarray], path: Path) -> None:
             )
     if not count:
         raise DataError(f"{path}: holds no recording; at least one is needed")
+    if "split" in arrays and _letters(arrays["split"]).max() > maxunicode:
+        raise DataError(f"{path}: split holds numbers that are no letters; expected strings such as train")
+
+
+def _letters(strings: np.ndarray) -> np.ndarray:
+    """Their code points, which numpy does not check."""
+    return strings.astype(strings.dtype.newbyteorder("=")).view(np.uint32)
 
 
 def _check_offsets(offsets: np.ndarray, events: int, path: Path) -> None:

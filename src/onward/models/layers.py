@@ -40,7 +40,10 @@ _AVERAGE = [nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d]
 _MAXIMUM = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d]
 _GLOBAL = [nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d]
 _TOKEN = re.compile(
-    r"(?P<conv>([1-9]\d*)C([1-9]\d*)(?:s([1-9]\d*))?)|(?P<linear>[1-9]\d*)|(?P<pool>(AP|MP)([1-9]\d*))|(?P<drop>D(0?\.\d+))|GAP|FC"
+    r"(?P<conv>(N)C(N)(?:s(N))?)|(?P<linear>N)|(?P<pool>(AP|MP)(N))|(?P<drop>D(0?\.\d+))|GAP|FC".replace(
+        "N", r"[1-9]\d{0,8}"
+    ),
+    re.ASCII,
 )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from onward.data.folders import expanded
 from onward.data.npz import npz_keys
 from onward.data.recordings import REQUIRED
 
@@ -15,5 +14,5 @@ def is_file(data: str) -> bool:
 
 def reader_of(data: str) -> str:
     """The name of the data set that reads the file; raises `DataError` where there is no readable file."""
-    recordings = set(REQUIRED) <= set(npz_keys(Path(data).expanduser()))
+    recordings = set(REQUIRED) <= set(npz_keys(expanded(data)))
     return "events" if recordings else "file"

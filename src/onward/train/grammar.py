@@ -8,18 +8,17 @@ switches are ``--x.y``, ``--no-x.y`` or ``--x.y false``. Flags win over the reci
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from onward.core.errors import ConfigError, UnknownName
+from onward.core.errors import ConfigError, UnknownName, nearest
 from onward.core.registry import describe
+from onward.train import toml
 from onward.train.config import RunConfig
 from onward.train.files import is_file, reader_of
 from onward.train.schema import (
@@ -34,6 +33,9 @@ from onward.train.schema import (
     shown,
 )
 
+MOST_DEPTH = 16
+"""Of tables in tables; no field lies deeper than four, and what lies deeper than this is one that no table has."""
+
 
 class UnknownOption(UnknownName):
     """A field that no configuration has; the message names the nearest that exist."""
@@ -41,8 +43,8 @@ class UnknownOption(UnknownName):
     def __init__(self, label: str, given: tuple[str, ...], known: Iterable[tuple[str, ...]]):
         paths = {".".join(path): path for path in known}
         leaves = {name.rpartition(".")[2]: path for name, path in paths.items()}
-        near = [leaves[name] for name in get_close_matches(given[-1], leaves, n=2, cutoff=0.8)]
-        near = near or [paths[name] for name in get_close_matches(".".join(given), paths, n=3, cutoff=0.6)]
+        near = [leaves[name] for name in nearest(given[-1], leaves, cutoff=0.8, most=2)]
+        near = near or [paths[name] for name in nearest(".".join(given), paths, cutoff=0.6)]
         self.kind, self.given, self.nearest = "option", label, list(dict.fromkeys(map(flag, near)))[:3]
         hint = f"; did you mean {' or '.join(self.nearest)}?" if near else "."
         Exception.__init__(self, f"unknown option {label}{hint} `onward train --help` lists all options")
@@ -118,19 +120,14 @@ def _split(tokens: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
 
 def read_recipe(path: Path) -> list[Setting]:
     """The settings in a TOML file; its table ``[recipe]`` (what should come out, and what did) is not one of them."""
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
+    tree = toml.read(path)
     return list(_flatten({key: value for key, value in tree.items() if key != "recipe"}, (), path.name))
 
 
 def _flatten(tree: Mapping[str, Any], path: tuple[str, ...], source: str) -> Iterator[Setting]:
     for key, value in tree.items():
         here = (*path, key.replace("-", "_"))
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and len(here) < MOST_DEPTH:
             yield from _flatten(value, here, source)
         else:
             yield Setting(here, value, f"{'.'.join(here)} in {source}")
@@ -238,5 +235,5 @@ def _raw(words: Words, info: Any, label: str) -> Any:
 def _json_list(text: str, label: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise ConfigError(f"{label}: {text} was given; expected a list such as [800,800]") from None

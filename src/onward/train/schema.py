@@ -15,6 +15,9 @@ from onward.core.errors import ConfigError
 from onward.core.registry import Registry
 from onward.train.toml import NONE
 
+LARGEST = 2**63 - 1
+"""Whole numbers beyond are none that torch and numpy can count with."""
+
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _PLURALS = {int: ("whole numbers", "800 800"), float: ("numbers", "0.5 0.75"), str: ("words", "one two")}
 _BOUNDS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
@@ -139,9 +142,12 @@ def convert(value: Any, info: FieldInfo, label: str) -> Any:
     if value == NONE and is_optional(info):
         return None
     try:
-        return _adapter(info).validate_python(value)
+        found = _adapter(info).validate_python(value)
     except ValidationError:
         raise ConfigError(f"{label}: {shown(value)} was given; expected {expected(info)}") from None
+    if any(isinstance(n, int) and abs(n) > LARGEST for n in (found if isinstance(found, list) else [found])):
+        raise ConfigError(f"{label}: {shown(value)} was given; expected {expected(info)}, and below 2^63")
+    return found
 
 
 def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
@@ -150,14 +156,18 @@ def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
 
 
 def shown(value: Any) -> str:
-    """A configuration value as a person writes it."""
+    """A configuration value as a person writes it; of lists in lists and the like, what they are."""
     match value:
         case None:
             return NONE
         case bool():
             return str(value).lower()
         case list() | tuple():
-            return " ".join(map(shown, value)) or "nothing"
+            return " ".join("a list" if isinstance(item, list) else shown(item) for item in value) or "nothing"
+        case Mapping():
+            return "a table"
+        case int() if abs(value) > LARGEST:
+            return f"a number of {value.bit_length()} bits"
         case "":
             return "nothing"
         case float():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from onward.core.errors import ConfigError
 from onward.data import Dataset, load, open_file
+from onward.data.folders import expanded
 from onward.train.config import RunConfig
 from onward.train.files import is_file
 from onward.train.grammar import with_flags
@@ -22,7 +22,7 @@ def evaluation_data(config: RunConfig, data: str | None, split: str | None, toke
     """
     if data is not None and is_file(data):
         like = with_flags(tokens, config).data
-        return open_file(Path(data).expanduser(), like, split=split)
+        return open_file(expanded(data), like, split=split)
     named = [] if data is None else ["--data", data]
     if split not in (None, *PARTS):
         raise ConfigError(f"--data.split: {split} was given; a data set by name has the splits train and test")

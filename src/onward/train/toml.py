@@ -1,12 +1,42 @@
-"""Writing configurations as TOML (the standard library reads TOML but does not write it)."""
+"""Configurations as TOML: read with the standard library, within limits, and written, which it cannot."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from onward.core.errors import ConfigError
+
 NONE = "none"
+
+MOST_BYTES = 2**16
+"""Of a recipe: twenty times the longest that there is."""
+
+MOST_DOTS = 200
+"""In a line. For a key of n parts, which stands in one line, tomllib takes time and memory in the square of n."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tables of a recipe; raises `ConfigError` where it cannot be read, is no TOML or is none in good faith."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"recipe {path} has more than {MOST_BYTES:,} bytes; expected a short text")
+        text = content.decode().replace("\r\n", "\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        if max(line.count(".") for line in text.split("\n")) > MOST_DOTS:
+            raise ValueError(f"a line has more than {MOST_DOTS} dots")
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"recipe {path} is nested too deeply; expected tables of plain values") from None
 
 
 def dumps(table: Mapping[str, Any]) -> str:

@@ -185,7 +185,11 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("Unable to allocate 74 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 80 bytes")],
+    [
+        MemoryError("Unable to allocate 74 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 80 bytes"),
+        RuntimeError("Storage size calculation overflowed with sizes=[1000000000000, 1000000000000]"),
+    ],
 )
 def test_too_little_memory_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

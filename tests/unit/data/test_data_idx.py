@@ -40,7 +40,8 @@ GOOD = encode(np.arange(24).reshape(2, 3, 4))
         (GOOD[:9], "ends inside the header, after 9 of 16 bytes"),
         (GOOD[:-1], r"announces 24 values \[2, 3, 4\], but only 23 follow"),
         (GOOD + b"\x00", "announces 24 values .* but more follow"),
-        (bytes([0, 0, 8, 3]) + b"\xff" * 12 + b"\x00" * 9, "but only 9 follow"),
+        (bytes([0, 0, 8, 3]) + bytes([0, 0, 1, 0] * 3) + b"\x00" * 9, "but only 9 follow"),
+        (bytes([0, 0, 8, 3]) + bytes([0, 0, 0, 2] * 2) + bytes(4), r"announces \[2, 2, 0\], no values"),
     ],
 )
 @pytest.mark.parametrize("suffix", list(PACKERS))

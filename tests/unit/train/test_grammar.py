@@ -155,10 +155,19 @@ def test_unknown_names_name_the_nearest(tokens: list[str], nearest: str) -> None
         (["--train.patience", "3"], "add train.validation"),
         (["--seed", "1", "recipe.toml"], "--seed takes one value"),
         (["missing.toml"], "recipe missing.toml cannot be read"),
+        (["/dev/zero"], "recipe /dev/zero has more than 65,536 bytes; expected a short text"),
+        (["\x00"], "cannot be read: embedded null"),
+        (["--seed", str(2**63)], f"--seed: {2**63} was given; expected a whole number, and below 2^63"),
+        (["--model.hidden", "[" * 100_000], "expected a list such as [800,800]"),
+        (["--model.hidden", f"[{'9' * 5000}]"], "expected a list such as [800,800]"),
+        (["--model.hidden", "[[1],[2]]"], "--model.hidden: a list a list was given; expected whole numbers"),
+        (["--model.hidden", '[{"a":1}]'], "--model.hidden: a table was given; expected whole numbers"),
+        (["--model.hidden", f"[{2**70}]"], "--model.hidden: a number of 71 bits was given"),
+        (["--rule", "a\nb"], "unknown rule 'a\\nb'"),
     ],
 )
 def test_mistakes_become_sentences(tokens: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises((ConfigError, UnknownName)) as caught:
         parse_tokens(tokens)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -170,6 +179,11 @@ def test_mistakes_become_sentences(tokens: list[str], message: str) -> None:
         ("rule = 3", "rule in r.toml: 3 was given; expected the name of a rule"),
         ("rule = [", "recipe r.toml is not valid TOML"),
         ("[train]\nepochs = 1.5", "train.epochs in r.toml: 1.5 was given; expected a whole number at least 0"),
+        ("a = " + "[" * 60_000, "recipe r.toml is nested too deeply; expected tables of plain values"),
+        ("a." * 30_000 + "b = 1", "recipe r.toml is not valid TOML: a line has more than 200 dots"),
+        ("#" * 70_000, "recipe r.toml has more than 65,536 bytes"),
+        ("seed = " + "9" * 5000, "recipe r.toml is not valid TOML: Exceeds the limit"),
+        ("seed = 0x" + "f" * 5000, "seed in r.toml: a number of 20000 bits was given; expected a whole number"),
     ],
 )
 def test_mistakes_in_recipes(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,177 @@
+"""What is fuzzed. One line of `READERS` is one reader: its valid inputs, how they become files, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tests.fuzz import bombs, packing
+from tests.fuzz.mutate import Parts
+from tests.fuzz.packing import Files, Pack
+
+from onward.core.errors import OnwardError
+from onward.data import load
+from onward.data.catalogue import open_file
+from onward.data.choices import FileChoice
+from onward.data.cifar import CIFAR10, CIFAR100, Format, read_cifar
+from onward.data.idx import read_idx
+from onward.data.npz import npz_keys
+from onward.models.layers import parse_layers
+from onward.train import grammar, toml
+from onward.train.config import RunConfig
+from onward.train.schema import options
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """``seeds`` are valid; ``pack`` makes files of one, in a folder that ``read`` is given.
+
+    ``crafted`` are files that no accident would make; ``words`` those of the format, for the mutator.
+    """
+
+    seeds: Sequence[Parts]
+    pack: Pack
+    read: Callable[[Path], object]
+    crafted: Callable[[], Iterable[Files]] = tuple
+    words: Sequence[bytes] = ()
+
+
+def read_tokens(folder: Path) -> object:
+    """A command line, as the system hands it over."""
+    tokens = (folder / "tokens").read_bytes().decode(errors="surrogateescape").split("\n")
+    return grammar.parse_tokens(tokens)
+
+
+def read_layers(folder: Path) -> object:
+    """A network as a line of text."""
+    return parse_layers((folder / "layers").read_bytes().decode(errors="surrogateescape"))
+
+
+def read_cifar_file(form: Format, folder: Path) -> object:
+    """Two records."""
+    return read_cifar(folder / "batch.bin", 2, form)
+
+
+def read_arrays(folder: Path) -> object:
+    """As a data set, up to a mini-batch, in every layout, and as a file to evaluate on."""
+    path = str(folder / "mine.npz")
+    return _all(
+        lambda: _batch({"name": "file", "file": path}),
+        lambda: _batch({"name": "file", "file": path, "layout": "frames"}),
+        lambda: open_file(Path(path), FileChoice(name="file")),
+        lambda: grammar.parse_tokens(["--data", path]),
+    )
+
+
+def read_events(folder: Path) -> object:
+    """As a data set, up to a mini-batch, in every binning, and as a file to evaluate on."""
+    choice = {"name": "events", "file": str(folder / "mine.npz"), "height": 4, "width": 5}
+    return _all(
+        lambda: _batch(choice),
+        lambda: _batch({**choice, "bin_us": 1000, "counts": True}),
+        lambda: npz_keys(folder / "mine.npz"),
+    )
+
+
+def _batch(choice: Mapping) -> object:
+    data = load(choice).train
+    return data.batch(torch.arange(min(2, len(data))), data.steps or 3)
+
+
+def _all(*reads: Callable[[], object]) -> object:
+    """Calls all of them, though one refuses."""
+    refusal = None
+    for read in reads:
+        try:
+            read()
+        except OnwardError as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
+    return reads
+
+
+def _recipes() -> list[Parts]:
+    texts = [path.read_bytes() for path in sorted(RECIPES.glob("*.toml"))]
+    small = (
+        b'rule = "dfa"\nseed = 4\n[train]\nbatch-size = 10\n[model]\nhidden = [5, 7]\n[neuron.reset]\nname = "hard"\n'
+    )
+    chosen = b'[data]\nname = "events"\nfile = "x.npz"\n[rule]\nname = "opzo"\n[rule.spatial]\nrho = 0.5\n'
+    return [*((text,) for text in texts), (toml.dumps(RunConfig().model_dump()).encode(),), (small,), (chosen,)]
+
+
+def _command_lines() -> list[Parts]:
+    lines = (
+        ("--rule", "dfa", "--train.epochs=3", "--model.hidden", "64", "32"),
+        ("--neuron.reset.to", "0.25", "--neuron.reset", "hard", "--no-data.flip"),
+        ("--data", "nowhere.npz", "--data.bin-us", "1000"),
+        ("--model", "layers", "--model.spec", "8C3-AP2-FC", "--optim.clip", "none", "--seed", "-3"),
+        ("--model.hidden", "[800,800]", "--optim.lr", "1e-3", "--device", "cuda:0", "--train.out", "runs"),
+        ("recipes/none.toml", "--rule.rho", "0.5"),
+    )
+    return [tuple(token.encode() for token in line) for line in lines]
+
+
+def _flags() -> list[bytes]:
+    flags = {option.flag.encode() for option in options(RunConfig, RunConfig().model_dump())}
+    return [*sorted(flags), *(flag.replace(b"--", b"--no-", 1) for flag in sorted(flags))]
+
+
+_HEADS = (
+    packing.header("'<f8'", "(1000000000000,)"),
+    packing.header("'<f8'", "(9223372036854775807, 4)"),
+    packing.header("'|O'", "(3,)"),
+    packing.header("'<U0'", "(4,)"),
+    packing.header("'<c32'", "(2, 1)"),
+    packing.header("[('a', '<i4'), ('b', 'O')]", "(2,)"),
+    packing.header("'<i4'", "(2, -3)"),
+    packing.header("'<i4'", "(" * 2000),
+    packing.header("'<u8'", "(4,)", version=2),
+    packing.header("'<i4'", "(4,)", version=3, order="True"),
+)
+_ZIP_WORDS = (*packing.METHODS, b"x.npy", b"y.npy", b"x_test.npy", b"y_test.npy", b"x", *_HEADS)
+_EVENT_WORDS = (*_ZIP_WORDS, b"t.npy", b"offsets.npy", b"split.npy", b"label.npy", b"\x00\x00\x11\x00")
+_IDX = [(packing.idx(),), (packing.idx((2, 1, 1)),)]
+_CIFAR = {form: bytes([1] * form.label_bytes + [7] * 3072) * 2 for form in (CIFAR10, CIFAR100)}
+
+READERS: dict[str, Reader] = {
+    "recipe": Reader(
+        _recipes(),
+        packing.plain("recipe.toml"),
+        lambda folder: grammar.load(folder / "recipe.toml"),
+        bombs.recipes,
+        (b"[rule]\n", b"[[rule]]\n", b'name = "', b"name", b"seed = ", b" = [[", b"1979-05-27T07:32:00Z", b"recipe"),
+    ),
+    "command line": Reader(
+        _command_lines(), lambda parts: {"tokens": b"\n".join(parts)}, read_tokens, bombs.command_lines, _flags()
+    ),
+    "layers": Reader(
+        [(b"128C3-AP2-256C3s2-MP2-800-D0.2-FC",), (b"64C3-GAP-FC",), (b"16-10",)],
+        packing.plain("layers"),
+        read_layers,
+        words=(b"C3", b"-", b"AP", b"s0", b"D0.", b"FC-FC", "\u0663C3".encode()),
+    ),
+    "idx": Reader(_IDX, packing.plain("images"), lambda folder: read_idx(folder / "images", 3), bombs.idx_plain),
+    "idx.gz": Reader(
+        _IDX, packing.gzipped("images.gz"), lambda folder: read_idx(folder / "images.gz", 3), bombs.idx_gz
+    ),
+    "idx.xz": Reader(
+        _IDX, packing.xzipped("images.xz"), lambda folder: read_idx(folder / "images.xz", 3), bombs.idx_xz
+    ),
+    "cifar10": Reader([(_CIFAR[CIFAR10],)], packing.plain("batch.bin"), partial(read_cifar_file, CIFAR10)),
+    "cifar100": Reader([(_CIFAR[CIFAR100],)], packing.plain("batch.bin"), partial(read_cifar_file, CIFAR100)),
+    "arrays .npz": Reader(packing.arrays(), packing.zipped("mine.npz"), read_arrays, bombs.arrays, _ZIP_WORDS),
+    "recordings .npz": Reader(
+        [packing.recordings(), packing.recordings({"t": np.tile(np.arange(5) * 700, 4)}, b"stored")],
+        packing.zipped("mine.npz"),
+        read_events,
+        bombs.recordings,
+        _EVENT_WORDS,
+    ),
+}
