@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.fuzz import bombs, packing
+from tests.fuzz import bombs, checkpoints, packing
 from tests.fuzz.mutate import Parts
 from tests.fuzz.packing import Files, Pack
 
@@ -174,4 +174,8 @@ READERS: dict[str, Reader] = {
         bombs.recordings,
         _EVENT_WORDS,
     ),
+    "checkpoint": Reader(
+        checkpoints.valid(), checkpoints.forged, checkpoints.read, checkpoints.crafted, checkpoints.WORDS
+    ),
+    "list of hashes": Reader(checkpoints.listed(), checkpoints.with_list, checkpoints.read),
 }

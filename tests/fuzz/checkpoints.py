@@ -1,0 +1,101 @@
+"""Checkpoints as inputs: forged ones agree with their own hashes, so that damage reaches the readers behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import torch
+from tests.fuzz.mutate import Parts
+from tests.fuzz.packing import Files
+from torch import nn
+
+from onward.optim import optimizers, parameter_groups
+from onward.train import checkpoint
+from onward.train.checkpoint import Trained
+from onward.train.state import Fitted, Own, Progress, Sums
+from onward.train.tensors import packed
+
+ORDER = sorted(checkpoint.FILES)
+WORDS = (
+    b'{"0.weight":{"dtype":"F32","shape":[3,4],"data_offsets":[0,48]}',
+    b'"progress"',
+    b'"ranks"',
+    b'"F64"',
+    b"1e999",
+)
+
+
+@cache
+def trained() -> Trained:
+    """A network, a rule with a buffer, an optimiser: what checkpoints are read into."""
+    torch.manual_seed(0)
+    net, rule = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), nn.BatchNorm1d(2)
+    optimizer = optimizers.build({"name": "adam"}, parameter_groups(net, rule, 0.0, False))
+    net(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    return Trained(net, rule, optimizer)
+
+
+def valid() -> list[Parts]:
+    """The files of a checkpoint, in the order of their names."""
+    fitted = Fitted(Progress(epoch=1, updates=7), ranks=[Own(Sums(0.5, 3, 8, rates={"lif": 0.25}), {"linear": "blas"})])
+    files = {f"{part}.safetensors": packed(tensors) for part, tensors in trained().tensors().items()}
+    files[checkpoint.STATE] = json.dumps(fitted.to_json()).encode()
+    return [tuple(files[name] for name in ORDER)]
+
+
+def forged(parts: Parts) -> Files:
+    """Any files as a checkpoint whose hashes are right."""
+    files = dict(zip(ORDER, [*parts, *[b""] * len(ORDER)], strict=False))
+    hashes = json.dumps({name: hashlib.sha256(content).hexdigest() for name, content in files.items()}).encode()
+    marker = hashlib.sha256(hashes).hexdigest().encode()
+    return {**files, checkpoint.HASHES: hashes, checkpoint.COMMIT: marker}
+
+
+def listed() -> list[Parts]:
+    """Hashes and marker of a right checkpoint."""
+    files = forged(valid()[0])
+    return [(files[checkpoint.HASHES], files[checkpoint.COMMIT])]
+
+
+def with_list(parts: Parts) -> Files:
+    """A right checkpoint with any list of hashes and any marker."""
+    hashes, marker, *_ = (*parts, b"", b"")
+    return {**forged(valid()[0]), checkpoint.HASHES: hashes, checkpoint.COMMIT: marker}
+
+
+def read(folder: Path) -> object:
+    """Everything that resuming reads."""
+    there = trained()
+    state = Fitted.from_json(checkpoint.read_state(folder))
+    checkpoint.read_modules(folder, there.net, there.rule)
+    checkpoint.read_optimizer(folder, there.optimizer)
+    return state
+
+
+def crafted() -> Iterable[Files]:
+    """Headers that announce terabytes, a hundred thousand tensors, offsets outside the file, deep nesting."""
+    good = list(valid()[0])
+    place = ORDER.index("network.safetensors")
+    many = {f"t{i}": {"dtype": "F32", "shape": [], "data_offsets": [0, 0]} for i in range(100_001)}
+    names = {
+        name: {"dtype": "F32", "shape": list(t.shape), "data_offsets": [0, 1 << 60]} for name, t in _float().items()
+    }
+    for head in (json.dumps(many).encode(), json.dumps(names).encode(), b"[" * 1_000_000, b"{}", b"null"):
+        good[place] = len(head).to_bytes(8, "little") + head
+        yield forged(tuple(good))
+    for content in ((1 << 63).to_bytes(8, "little"), b"\xff" * 8, b""):
+        good[place] = content
+        yield forged(tuple(good))
+    good = list(valid()[0])
+    for state in (b"[" * 1_000_000, b"9" * 1_000_000, b'{"progress": ' * 100_000, b"{" + b" " * (2 << 20) + b"}"):
+        good[ORDER.index(checkpoint.STATE)] = state
+        yield forged(tuple(good))
+
+
+def _float() -> dict[str, torch.Tensor]:
+    return {name: t for name, t in trained().net.state_dict().items() if t.is_floating_point()}
