@@ -28,13 +28,13 @@ class Group(ABC):
     def gather(self, text: str) -> list[str]:
         """The texts of all processes, in the order of ranks."""
 
-    def any(self, *flags: bool) -> list[bool]:
-        """Whether each of the ``flags`` is set in some process."""
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in some process."""
         if self.size == 1:
-            return list(flags)
-        told = torch.tensor(flags, dtype=torch.float32)
+            return flag
+        told = torch.tensor([float(flag)])
         self.sum_([told])
-        return [count > 0 for count in told.tolist()]
+        return bool(told > 0)
 
     def part(self, total: int) -> slice:
         """This process's share of ``total`` rows: contiguous, in the order of ranks, sizes differing by one at most.

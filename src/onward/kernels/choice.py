@@ -10,7 +10,8 @@ import json
 import os
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import torch
+from filelock import FileLock
 
 from onward._folders import cache_folder
 from onward.kernels.compiled import Use, in_use, warn
@@ -50,11 +52,19 @@ class Measured(ABC):
             return asked
         key = f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
         if key not in _USED:
-            if not self.accepts(_remembered().get(key, "")):
-                _remembered()[key] = find()
-                _keep()
-            _USED[key] = _remembered()[key]
+            known = _remembered().get(key, "")
+            _USED[key] = known if self.accepts(known) else self._settle(key, find())
         return _USED[key]
+
+    def _settle(self, key: str, found: str) -> str:
+        """What was ``found``, kept for other processes; if one of them was faster, what it found."""
+        with _writing():
+            known = _read()
+            if not self.accepts(known.get(key, "")):
+                known[key] = found
+                _write(known)
+        _remembered()[key] = known[key]
+        return known[key]
 
 
 MEASURED: dict[str, Measured] = {}
@@ -166,7 +176,12 @@ def table() -> dict[str, str]:
 
 @cache
 def _remembered() -> dict[str, str]:
-    """The table of this machine and torch; empty where none was kept."""
+    """The table of this machine and torch, as this process found it and what it has added."""
+    return _read()
+
+
+def _read() -> dict[str, str]:
+    """The table on disk; empty where none was kept."""
     try:
         kept = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -174,15 +189,22 @@ def _remembered() -> dict[str, str]:
     return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else {}
 
 
-def _keep() -> None:
+@contextmanager
+def _writing() -> Iterator[None]:
+    """While entered, no other process writes to the table; where nothing can be written, nothing is locked."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            _file().parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(_file().with_suffix(".lock")))
+        yield
+
+
+def _write(table: Mapping[str, str]) -> None:
     """Writes the table; a read-only home costs a measurement in every process and nothing else."""
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
         part = _file().with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(_remembered(), indent=1, sort_keys=True), encoding="utf-8")
+        part.write_text(json.dumps(table, indent=1, sort_keys=True), encoding="utf-8")
         part.replace(_file())
-    except OSError:
-        pass
 
 
 @cache

@@ -78,7 +78,6 @@ class _Run:
     ):
         self.parts, self.config, self.folder, self.tell, self.stop = parts, config, folder, on_event, stop
         self.fitted, self.progress, self.own = fitted, fitted.progress, fitted.own(parts.group)
-        self.stopping = False
         self.warned, self.began = set[str](), perf_counter()
         self.warming: list[tuple[Pace, Pace]] = []
         self.guard = GUARDS[config.on_nonfinite](parts, self.warn)
@@ -91,7 +90,7 @@ class _Run:
         for batch in self.parts.batches(self.progress.epoch, self.progress.batch):
             outcome = self.train_batch(batch)
             self.count(batch, outcome, perf_counter() - ready)
-            if self.stopping:
+            if self.stopped():
                 return self.interrupt()
             self.save_if_due()
             ready = perf_counter()
@@ -146,10 +145,9 @@ class _Run:
         return outcome
 
     def agree(self, outcome: Outcome) -> None:
-        """All processes hear whether one of them met NaN, or was asked to stop."""
+        """All processes hear whether one of them met NaN."""
         trouble = outcome.trouble or (None if outcome.loss.isfinite() else NonFiniteError("the loss"))
-        anywhere, self.stopping = self.parts.group.any(trouble is not None, self.stop())
-        if anywhere:
+        if self.parts.group.any(trouble is not None):
             raise trouble or NonFiniteError("what another process computed")
 
     def count(self, batch: Batch, outcome: Outcome | None, seconds: float) -> None:
@@ -220,9 +218,13 @@ class _Run:
         if self.config.patience is not None and self.progress.stale >= self.config.patience:
             self.tell(Ended(f"no better accuracy on held-out data in {self.progress.stale} evaluations"))
             return True
-        if not self.fitted.interrupted and self.parts.group.any(self.stop())[0]:
+        if not self.fitted.interrupted and self.stopped():
             self.interrupt()
         return self.fitted.interrupted
+
+    def stopped(self) -> bool:
+        """Whether somebody asked some process to stop."""
+        return self.parts.group.any(self.stop())
 
     def interrupt(self) -> None:
         """Keeps what was learned so far."""

@@ -19,7 +19,8 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty table that is kept nowhere, and nothing asked for."""
     table: dict[str, str] = {}
     monkeypatch.setattr(choice, "_remembered", lambda: table)
-    monkeypatch.setattr(choice, "_keep", lambda: None)
+    monkeypatch.setattr(choice, "_read", dict)
+    monkeypatch.setattr(choice, "_write", lambda table: None)
     monkeypatch.setattr(choice, "_USED", {})
     monkeypatch.delenv(choice.VARIABLE, raising=False)
     before = dict(MEASURED)
@@ -59,6 +60,17 @@ def test_answers_of_an_earlier_process_are_given_again() -> None:
     assert ways.best((256,)) is ways.ways["quick"]
     assert choice.used() == {"test: 128, 1 threads": "plain", "test: 256, 1 threads": "quick"}
     assert choice._remembered() == {"test: 256, 1 threads": "quick"}
+
+
+def test_a_process_that_was_faster_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[dict[str, str]] = []
+    monkeypatch.setattr(choice, "_read", lambda: {"test: 128, 1 threads": "plain", "other: 1, 1 threads": "x"})
+    monkeypatch.setattr(choice, "_write", written.append)
+    ways = two_ways()
+    assert ways.best((128,)) is ways.ways["plain"]
+    assert not written
+    assert ways.best((256,)) is ways.ways["quick"]
+    assert written[0] == {**choice._read(), "test: 256, 1 threads": "quick"}
 
 
 def test_an_answer_kept_from_an_older_version_is_measured_again() -> None:
