@@ -140,7 +140,7 @@ class Filled:
     different: int = 0
 
 
-def fill(folder: Path, limits: Sequence[int] = (100, 700, 1000, 1300, 2000)) -> Filled:
+def fill(folder: Path, limits: Sequence[int] = (100, 1000, 2000)) -> Filled:
     """Lets every file end at a limit, as a full disk would; then goes on without one."""
     flags, found = tokens(folder), Filled()
     expected, _ = _undisturbed(flags, folder / "whole")

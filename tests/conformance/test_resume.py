@@ -53,14 +53,14 @@ def flags(tmp_path: Path) -> list[str]:
     np.savez(tmp_path / "thirds.npz", x=x, y=x.reshape(40, 3, 4).sum(-1).argmax(-1))
     return [
         *("--data", str(tmp_path / "thirds.npz"), "--train.out", str(tmp_path / "runs"), "--model.hidden", "16", "12"),
-        *("--train.batch-size", "8", "--train.steps", "4", "--train.epochs", "3", "--optim.lr", "0.01"),
+        *("--train.batch-size", "8", "--train.steps", "4", "--train.epochs", "2", "--optim.lr", "0.01"),
     ]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))
 def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> None:
     whole = straight([*flags, *choice])
-    run = cut([*flags, *choice], after=7)
+    run = cut([*flags, *choice], after=6)
     summary = resume(run)
     assert_same_run(Path(whole.run), run)
     assert summary.fingerprint == whole.fingerprint
@@ -75,12 +75,12 @@ RECORDINGS = ["--data", "nmnist-sim", "--model.hidden", "12", "--train.steps", "
 @pytest.mark.parametrize("data", [PICTURES, RECORDINGS], ids=["augmented pictures", "recordings"])
 def test_samples_come_in_the_same_order_and_shape(data: list[str], tmp_path: Path) -> None:
     flags = [*data, *SHORT, "--train.out", str(tmp_path)]
-    whole, run = straight(flags), cut(flags, after=7)
+    whole, run = straight(flags), cut(flags, after=6)
     assert resume(run).fingerprint == whole.fingerprint
     assert_same_run(Path(whole.run), run)
 
 
 def test_kernels_sum_in_the_same_order(flags: list[str]) -> None:
     with using(Use.ALWAYS):
-        whole, run = straight(flags), cut(flags, after=7)
+        whole, run = straight(flags), cut(flags, after=6)
         assert resume(run).fingerprint == whole.fingerprint

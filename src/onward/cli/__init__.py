@@ -51,7 +51,8 @@ app.command(
 app.command(
     "onward.cli.doctor:doctor",
     name="doctor",
-    help="Show what this machine has: versions, kernels, data, caches.",
+    help="Show what this machine has (versions, kernels, data, disk space), and try what training needs.\n\n"
+    "The exit status is 1 where something that was tried does not work.",
 )
 app.command(
     "onward.cli.bench:bench",
@@ -70,7 +71,10 @@ app.command(_data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 2 after an error of the user's, 130 after Ctrl-C."""
+    """Runs a command; returns the exit code.
+
+    0, 1 after a check of the doctor's that failed, 2 after an error of the user's, 130 after Ctrl-C.
+    """
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         with plain_warnings():

@@ -16,7 +16,9 @@ from cyclopts import App
 
 from onward.cli import INTERRUPTED, USER_ERROR, app, main
 from onward.cli.compare import configurations
+from onward.cli.doctor import CHECK_FAILED
 from onward.core.errors import ConfigError
+from onward.train.selfcheck import CHECKS, Check, CheckFailed
 
 SOURCE = str(Path(__file__).parents[3] / "src")
 HELP = "from onward.cli import main; import sys; code = main({argv}); print('torch' in sys.modules, code)"
@@ -149,9 +151,48 @@ def test_rules_state_needs_and_sources(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--no-check", "--json"]) == 0
+    found = {line["what"]: line for line in last_line(capsys.readouterr().out)["findings"]}
+    assert {"python", "torch", "threads", "kernel: fire", "data: mnist", "disk: runs", "disk: cache"} <= found.keys()
+    assert not any(what.startswith("check: ") for what in found)
+    assert "GB free at" in found["disk: runs"]["found"]
+
+
+def test_little_space_is_told_and_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("onward.cli.doctor.LITTLE_SPACE", 2**80)
+    assert main(["doctor", "--no-check", "--json"]) == 0
+    found = {line["what"]: line["good"] for line in last_line(capsys.readouterr().out)["findings"]}
+    assert not found["disk: runs"]
+    assert not found["disk: cache"]
+
+
+def test_doctor_tries_what_training_needs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("onward.train.selfcheck.CHECKS", CHECKS[:4])
     assert main(["doctor", "--json"]) == 0
-    found = last_line(capsys.readouterr().out)
-    assert {"python", "torch", "threads", "kernel: fire", "data: mnist"} <= {line["what"] for line in found["findings"]}
+    captured = capsys.readouterr()
+    checks = [line for line in last_line(captured.out)["findings"] if line["what"].startswith("check: ")]
+    assert [line["what"] for line in checks] == [f"check: {check.name}" for check in CHECKS[:4]]
+    assert all(line["good"] and line["seconds"] > 0 for line in checks)
+    assert "ok  gradients of bptt: equal to autograd" in captured.err
+
+
+def test_a_check_that_fails_is_told_and_is_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sabotaged() -> str:
+        raise CheckFailed("[bold] 0.weight differs")
+
+    monkeypatch.setattr("onward.train.selfcheck.CHECKS", (Check("gradients of bptt", sabotaged), CHECKS[1]))
+    assert main(["doctor", "--json"]) == CHECK_FAILED
+    captured = capsys.readouterr()
+    checks = {line["what"]: line for line in last_line(captured.out)["findings"]}
+    assert checks["check: gradients of bptt"]["found"] == "[bold] 0.weight differs"
+    assert not checks["check: gradients of bptt"]["good"]
+    assert checks["check: gradients of sltt"]["good"], "the others run all the same"
+    assert "failed  gradients of bptt: [bold] 0.weight differs" in captured.err
+    assert main(["doctor", "--no-check"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -274,16 +315,15 @@ def test_bench_of_kernels_ends_with_json(monkeypatch: pytest.MonkeyPatch, capsys
     assert last_line(capsys.readouterr().out)["kernels"][0]["equal"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_was_stopped_is_resumed(number: int, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    whole = ["train", *flags, "--train.epochs", "60", "--train.batch-size", "4"]
+def test_a_run_that_was_stopped_is_resumed(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    whole = ["train", *flags, "--train.epochs", "30", "--train.batch-size", "8"]
     assert main([*whole, "--json"]) == 0
     expected = last_line(capsys.readouterr().out)
     command = [sys.executable, "-m", "onward", *whole, "--train.out", "cut", "--train.threads", "1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not list(Path("cut").glob("*/checkpoints/step-*/COMMIT")) and process.poll() is None:
             sleep(0.02)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
     cut = last_line(out)

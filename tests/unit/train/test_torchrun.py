@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SETTINGS = ["--model.hidden", "16", "--train.batch-size", "16", "--train.steps", "4", "--train.threads", "1"]
-LONG, PATIENCE = ["--train.epochs", "40", "--train.save-every", "2"], 120
+LONG, PATIENCE = ["--train.epochs", "12", "--train.save-every", "2"], 120
 
 
 def torchrun(data: Path, out: Path, *flags: str, restarts: int = 0) -> subprocess.Popen[str]:
