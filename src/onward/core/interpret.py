@@ -14,55 +14,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from onward.core import synchronise
 from onward.core.draws import Draws, Keep, Key
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.glue import Scale
 from onward.core.graph import Kind, Node
-from onward.core.group import ALONE, Group, Share
+from onward.core.group import Share
 from onward.core.network import Network
 from onward.core.neuron import Firing
+from onward.core.norms import Norms, PerStep
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
 from onward.core.synapse import Params, drive, effective, gather_pays, rowwise
-from onward.kernels import normalise
 from onward.kernels.rows import SparseRows, sparse_rows
 from onward.kernels.scan import shift
-
-
-class Norms(ABC):
-    """Over which rows normalisation layers take their statistics while training."""
-
-    @abstractmethod
-    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
-        """Normalises the chunk ``x`` ``[K, B, ...]`` of a sequence of ``steps``; all of ``group`` share statistics."""
-
-
-class PerStep(Norms):
-    """Each time step on its own: T sets of statistics, T updates of the running ones. O(1) memory allows it."""
-
-    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
-        """See `Norms.__call__`."""
-        if group.size > 1:
-            return synchronise.normalise(module, x, group)
-        if normalise.serves(module):
-            return normalise.normalise(module, x)  # type: ignore[arg-type]
-        return torch.cat([module(step) for step in x.unbind(0)]).unflatten(0, x.shape[:2])
-
-
-class PerSequence(Norms):
-    """Time and batch together (SpikingJelly's multi-step mode, DSR, LocalZO): needs the whole sequence at once."""
-
-    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
-        """See `Norms.__call__`; raises `TopologyMismatch` when the chunk is not the whole sequence."""
-        if len(x) != steps:
-            raise TopologyMismatch(
-                f"normalisation over the whole sequence needs all {steps} steps in one chunk, which holds {len(x)}; "
-                "set norm_over to 'step', or the chunk to the number of steps"
-            )
-        if group.size > 1:
-            return synchronise.normalise(module, x.flatten(0, 1)[None], group).view_as(x)
-        return rowwise(module, x)
 
 
 def _unfit(node: Node, present: list[Signal], error: Exception) -> ShapeError:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from onward.core.draws import Draws
 from onward.core.graph import Node
-from onward.core.interpret import Interpreter, Norms, PerStep, Record, nonzeros, run_walk, shapes, trainable
+from onward.core.interpret import Interpreter, Record, nonzeros, run_walk, shapes, trainable
 from onward.core.network import Network
 from onward.core.neuron import Firing
+from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence

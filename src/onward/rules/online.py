@@ -23,14 +23,13 @@ from onward.core.errors import ConfigError, TopologyMismatch
 from onward.core.graph import Node
 from onward.core.interpret import (
     CreditWalk,
-    Norms,
-    PerStep,
     Record,
     frozen_statistics,
     run_walk,
     shapes,
 )
 from onward.core.network import Network
+from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from onward.core.interpret import Norms, PerSequence, PerStep
+from onward.core.norms import Norms, PerSequence, PerStep
 from onward.core.registry import Choice, Registry
 from onward.core.rule import LearningRule
 

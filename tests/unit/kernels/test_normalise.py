@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onward.core.interpret import PerStep, frozen_statistics
+from onward.core.interpret import frozen_statistics
+from onward.core.norms import PerStep
 from onward.kernels.normalise import normalise, serves
 
 SHAPES = {nn.BatchNorm1d: (3, 4, 5), nn.BatchNorm2d: (3, 4, 5, 6, 2), nn.BatchNorm3d: (2, 3, 4, 2, 3, 2)}

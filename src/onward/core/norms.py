@@ -1,32 +1,61 @@
-"""Batch normalisation over the samples of all processes.
-
-Each process sends, for every step and channel, how many numbers it has, their mean, and their sum of squared
-distances from it; from these follow the mean and variance of all (Chan et al. 1983), without cancellation. One sum of
-``3 x size x K x C`` numbers forward, one of ``2 x K x C`` backward.
-"""
+"""Over which rows, and over which processes, batch normalisation takes its statistics while training."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from onward.core.errors import UnsupportedModule
-from onward.core.group import Group
+from onward.core.errors import TopologyMismatch
+from onward.core.group import ALONE, Group
+from onward.core.synapse import rowwise
+from onward.kernels import normalise
 
 
-def normalise(module: nn.Module, x: Tensor, group: Group) -> Tensor:
-    """The chunk ``x`` ``[K, B, C, ...]`` normalised step by step; running statistics move once a step.
+class Norms(ABC):
+    """Over which rows normalisation layers take their statistics while training."""
 
-    Raises `UnsupportedModule` for a layer that is no batch normalisation.
+    @abstractmethod
+    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
+        """Normalises the chunk ``x`` ``[K, B, ...]`` of a sequence of ``steps``; all of ``group`` share statistics."""
+
+
+class PerStep(Norms):
+    """Each time step on its own: T sets of statistics, T updates of the running ones. O(1) memory allows it."""
+
+    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
+        """See `Norms.__call__`."""
+        if group.size > 1:
+            return _over(group, module, x)
+        if normalise.serves(module):
+            return normalise.normalise(module, x)  # type: ignore[arg-type]
+        return torch.cat([module(step) for step in x.unbind(0)]).unflatten(0, x.shape[:2])
+
+
+class PerSequence(Norms):
+    """Time and batch together (SpikingJelly's multi-step mode, DSR, LocalZO): needs the whole sequence at once."""
+
+    def __call__(self, module: nn.Module, x: Tensor, steps: int, group: Group = ALONE) -> Tensor:
+        """See `Norms.__call__`; raises `TopologyMismatch` when the chunk is not the whole sequence."""
+        if len(x) != steps:
+            raise TopologyMismatch(
+                f"normalisation over the whole sequence needs all {steps} steps in one chunk, which holds {len(x)}; "
+                "set norm_over to 'step', or the chunk to the number of steps"
+            )
+        if group.size > 1:
+            return _over(group, module, x.flatten(0, 1)[None]).view_as(x)
+        return rowwise(module, x)
+
+
+def _over(group: Group, module: Any, x: Tensor) -> Tensor:
+    """The chunk ``x`` ``[K, B, C, ...]`` normalised step by step over the samples of all processes.
+
+    Each sends, for every step and channel, how many numbers it has, their mean, and their sum of squared distances
+    from it; from these follow the mean and variance of all (Chan et al. 1983), without cancellation. One sum of
+    ``3 x size x K x C`` numbers forward, one of ``2 x K x C`` backward.
     """
-    if not isinstance(module, _BatchNorm):
-        raise UnsupportedModule(
-            f"a {type(module).__name__} cannot take its statistics over several processes; only batch normalisation "
-            "can: use --train.norm replica"
-        )
     rows = x.flatten(3) if x.dim() > 3 else x[..., None]
     y, means, variances, count = _Shared.apply(rows, module.eps, group)
     if module.track_running_stats:
