@@ -138,7 +138,10 @@ class Fitted:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise CheckpointError(f"the counters of a checkpoint are unusable: {place}: {first['msg']}") from None
+            raise CheckpointError(
+                f"the counters of a checkpoint are unusable ({place}: {first['msg']}); it is damaged, or of another "
+                "version of Onward"
+            ) from None
 
 
 _OWN, _FITTED = TypeAdapter(Own), TypeAdapter(Fitted)
