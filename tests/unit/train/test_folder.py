@@ -162,3 +162,26 @@ def test_a_full_disk_is_told_and_what_was_saved_stays(tmp_path: Path, monkeypatc
 
 def test_json_has_no_nan() -> None:
     assert json_line({"a": [float("inf"), 1.0], "b": {"c": float("nan")}}) == '{"a": [null, 1.0], "b": {"c": null}}'
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root may write anywhere, the system's refusal is played."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="no run folder can be made there"):
+        RunFolder.create(tmp_path / "file" / "runs", "x")
+    folder = RunFolder.create(tmp_path, "x")
+    (folder.path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match="a checkpoint cannot be written"):
+        save(folder, 5)
+
+    def read_only(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Read-only file system", str(path))
+
+    monkeypatch.setattr("onward.train.folder.write_whole", read_only)
+    monkeypatch.setattr("onward.train.folder.append_synced", read_only)
+    with pytest.raises(CheckpointError, match=r"what the run is cannot be written \(Read-only file system\)"):
+        folder.begin(RunConfig(), Interface((1,), 2), {})
+    with pytest.raises(CheckpointError, match="metrics cannot be written"):
+        folder.log({"epoch": 1})
+    with pytest.raises(CheckpointError, match="the summary cannot be written"):
+        folder.done({})
