@@ -68,7 +68,7 @@ def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> N
 
 
 SHORT = ["--train.batch-size", "8", "--train.epochs", "2", "--data.limit", "32", "--data.limit-test", "16"]
-PICTURES = ["--data", "mnist", "--data.crop", "2", "--data.flip", "true", "--model", "conv5", "--model.width", "0.03"]
+PICTURES = ["--data", "mnist", "--data.crop", "2", "--data.flip", "true", "--model.hidden", "12"]
 RECORDINGS = ["--data", "nmnist-sim", "--model.hidden", "12", "--train.steps", "4"]
 
 

@@ -17,12 +17,13 @@ from reference.pair import together
 
 SAMPLES, SEQUENCES = 5, 2
 ONLINE = [{"name": name, "schedule": "step"} for name in ("ottt", "opzo", "dkp")]
+SOME = [{"name": name} for name in ("bptt", "ottt", "opzo", "sltt-k")]
 PAIRS = [
-    *((rule, name) for rule in RULES for name in ("mlp", "conv", "dropout", "batchnorm")),
-    *((rule, name) for rule in GRID for name in ("mlp", "conv")),
-    *((rule, name) for rule in ONLINE for name in ("mlp", "batchnorm")),
-    *((rule, name) for rule in RULES[:3] for name in ("recurrent", "standardized", "learned-threshold")),
+    *((rule, name) for rule in RULES for name in ("mlp", "conv")),
+    *((rule, "mlp") for rule in [*GRID, *ONLINE]),
+    *((rule, name) for rule in SOME for name in ("dropout", "batchnorm", "recurrent", "standardized")),
     *(({"name": name, "norm_over": "sequence"}, "batchnorm") for name in ("bptt", "sltt")),
+    *((rule, "batchnorm") for rule in ONLINE),
 ]
 Case = tuple[dict, str]
 

@@ -180,8 +180,9 @@ def _steps(path: Path) -> int:
 
 
 def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+    """By parameter and name, in an order that does not depend on whether they were read or made."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+    return {f"{i}.{key}": entry[key] for i, entry in sorted(state.items()) for key in sorted(entry)}
 
 
 def _json(value: Any) -> bytes:

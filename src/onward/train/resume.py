@@ -61,7 +61,7 @@ def resume(
             if obstacles or not (folder.path / DATA).is_file():
                 folder.begin(resolved, parts.interface, parts.data_record(), group.size)
             (folder.path / DONE).unlink(missing_ok=True)
-        fitted = _shared(fitted, parts)
+        fitted = shared(fitted, parts)
         first = folder if group.rank == 0 else None
         return carry_out(parts, resolved, first, fitted, on_event, config.rule.name, began)
 
@@ -88,13 +88,13 @@ def _obstacles(folder: RunFolder, parts: Parts, fitted: Fitted) -> Iterator[str]
     yield from _metrics(folder, fitted)
 
 
-def _shared(fitted: Fitted, parts: Parts) -> Fitted:
+def shared(fitted: Fitted, parts: Parts) -> Fitted:
     """What the first process has read, in every process; each takes the ways of its kernels from it."""
     told = parts.group.gather(json.dumps(fitted.to_json()) if parts.group.rank == 0 else "")
     parts.equalise()
-    shared = Fitted.from_json(json.loads(told[0]))
-    pin(shared.own(parts.group).ways)
-    return shared
+    fitted = Fitted.from_json(json.loads(told[0]))
+    pin(fitted.own(parts.group).ways)
+    return fitted
 
 
 def train_on(config: RunConfig, on_event: OnEvent = ignore, group: Group = ALONE) -> Summary:
