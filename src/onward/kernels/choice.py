@@ -45,14 +45,19 @@ class Measured(ABC):
 
     def answer(self, size: tuple[int, ...], find: Callable[[], str]) -> str:
         """What was asked for, or was found before, or what ``find`` finds now."""
-        asked = _asked().get(self.name)
-        if asked is not None:
-            return asked
-        key = f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
-        if not self.accepts(_remembered().get(key, "")):
-            _remembered()[key] = find()
+        known = self.known(size)
+        if known is None:
+            known = _remembered()[self._key(size)] = find()
             _keep()
-        return _remembered()[key]
+        return known
+
+    def known(self, size: tuple[int, ...]) -> str | None:
+        """What was asked for, or was found before; None where nobody has looked yet."""
+        found = _asked().get(self.name) or _remembered().get(self._key(size), "")
+        return found if self.accepts(found) else None
+
+    def _key(self, size: tuple[int, ...]) -> str:
+        return f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
 
 
 MEASURED: dict[str, Measured] = {}
@@ -109,6 +114,10 @@ class Share(Measured):
         if in_use() is Use.ALWAYS:
             return 1.0
         return float(self.answer(size, lambda: f"{min(1.0, find()):.2f}"))
+
+    def foreseen(self, size: tuple[int, ...], otherwise: float) -> float:
+        """The share for products of that ``size`` as far as it is known; ``otherwise`` where nobody has looked yet."""
+        return 1.0 if in_use() is Use.ALWAYS else float(self.known(size) or otherwise)
 
 
 @cache
