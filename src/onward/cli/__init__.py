@@ -47,6 +47,14 @@ app.command(
     help="Show what this machine has: versions, kernels, data, caches.",
 )
 app.command(
+    "onward.cli.memplan:memplan",
+    name="memplan",
+    help="Predict how much memory training takes, and what fits a budget.\n\n"
+    "Everything else is as in `onward train`, a recipe and flags included. One training step is measured too, unless "
+    "--no-check is given or the prediction is beyond the budget.",
+    usage="Usage: onward memplan [RECIPE.toml] [--FIELD VALUE ...] [--budget SIZE] [--no-check] [--json]",
+)
+app.command(
     "onward.cli.bench:bench",
     name="bench",
     help="Measure speed and memory, beside other libraries where they are installed.",

@@ -7,6 +7,7 @@ from onward.train.fit import Diverged, Fitted, Progress, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
 from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, load_network, train
+from onward.train.memplan import Measured, Plan, Planner, Proposal, check, predict, propose
 from onward.train.parts import Parts, assemble
 from onward.train.score import Score, score
 
@@ -20,9 +21,13 @@ __all__ = [
     "Evaluation",
     "Event",
     "Fitted",
+    "Measured",
     "OnEvent",
     "Parts",
+    "Plan",
+    "Planner",
     "Progress",
+    "Proposal",
     "RunConfig",
     "RunFolder",
     "Saved",
@@ -33,12 +38,15 @@ __all__ = [
     "Trained",
     "Warned",
     "assemble",
+    "check",
     "compare",
     "evaluate_run",
     "fit",
     "load",
     "load_network",
     "parse_tokens",
+    "predict",
+    "propose",
     "score",
     "train",
 ]
