@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onward.core.draws import KeyedDraws
+from onward.core.draws import Draws
 from onward.core.graph import Kind, Node
 from onward.core.rule import Holds, LearningRule
 from onward.core.signal import Context
@@ -71,9 +71,9 @@ class Stage:
         return self.step(layer) * (1 if layer.still else steps)
 
 
-def runs(rule: LearningRule, batch: int, steps: int, chunk: int, sequence: int) -> Runs:
+def runs(rule: LearningRule, draws: Draws, steps: int, chunk: int, sequence: int) -> Runs:
     """The runs in which ``rule`` works through sequence number ``sequence`` of ``steps`` in chunks of ``chunk``."""
-    context = Context(KeyedDraws(0), torch.arange(1), sequence, steps, batch)
+    context = Context(draws, torch.arange(1), sequence, steps, 1)
     chunks = (rule.runs(start, min(start + chunk, steps), context) for start in range(0, steps, chunk))
     return tuple((range(first, stop), part) for found in chunks for first, stop, part in found)
 

@@ -174,9 +174,9 @@ class Planner:
             with meter(parts.device) as step:
                 self._learn(batch, number)
         own = _bytes([*_tensors(batch.x), batch.y, batch.ids])
-        # Effective weights are made anew in the step, whose meter does not see what was there before be freed.
-        standing = sum(amount for part, amount in self.standing.items() if part != EFFECTIVE)
-        return Measured(standing + own, step.peak_bytes)
+        # A step makes effective weights anew; where their old ones are not seen to go, they are in its peak.
+        remade = 0 if step.sees_releases else self.standing[EFFECTIVE]
+        return Measured(sum(self.standing.values()) - remade + own, step.peak_bytes)
 
     def propose(self, budget: int) -> Proposal:
         """See `propose`."""
@@ -193,9 +193,9 @@ class Planner:
     def _sequences(self, chunk: int) -> dict[Runs, int]:
         """The different ways in which sequences are worked through, each with a mini-batch that takes it."""
         if chunk not in self._known:
-            rule, steps = self.parts.rule, self.parts.loader.steps
+            rule, draws, steps = self.parts.rule, self.parts.draws, self.parts.loader.steps
             numbers = reversed(range(SEQUENCES if rule.traits.stochastic else 1))
-            self._known[chunk] = {runs(rule, self.batch, steps, chunk, number): number for number in numbers}
+            self._known[chunk] = {runs(rule, draws, steps, chunk, number): number for number in numbers}
         return self._known[chunk]
 
     def _batches(self) -> Iterator[int]:

@@ -41,7 +41,7 @@ RULES = {
 FEW = [
     "--rule opzo --train.steps 6 --train.chunk 6 --train.batch-size 128",
     "--rule dfa --train.steps 6 --train.chunk 2 --train.batch-size 64 --rule.local ll",
-    "--rule sltt-k --rule.temporal.k 2 --train.steps 6 --train.chunk 6 --train.batch-size 128",
+    "--rule sltt-k --rule.temporal.k 2 --train.steps 6 --train.chunk 6 --train.batch-size 128 --seed 3",
     "--rule bptt --train.steps 4 --train.chunk 1 --train.batch-size 128",
     "--rule ottt --train.steps 4 --train.chunk 4 --train.batch-size 16 --model conv5 --model.width 0.125",
     "--rule bptt --train.steps 4 --train.chunk 2 --train.batch-size 16 --model layers --model.spec 8C3-MP2-16C3-FC "
