@@ -14,7 +14,6 @@ the paper are options; defaults follow section 14 of our method notes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -130,8 +129,8 @@ class OPZO(Noisy):
     def holds(self, net: Network, steps: range) -> Holds:
         """See `Noisy.holds`; credit stays factored, M gathers sums, and mirrored noise takes a second forward pass."""
         sums = sum(self.get_buffer(name).nbytes for name in self._averages)
-        passes = 2 if self.perturbation.schedule.mirrored else 1
-        return replace(super().holds(net, steps), credits=0, sums=sums, read=sums // 2, passes=passes)
+        own, passes = super().holds(net, steps), 2 if self.perturbation.schedule.mirrored else 1
+        return Holds(own.noise, own.sent, own.drives, sums=sums, read=sums // 2, passes=passes)
 
     def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Nothing is learned from errors."""

@@ -45,11 +45,14 @@ class Measured(ABC):
 
     def answer(self, size: tuple[int, ...], find: Callable[[], str]) -> str:
         """What was asked for, or was found before, or what ``find`` finds now."""
-        known = self.known(size)
-        if known is None:
-            known = _remembered()[self._key(size)] = find()
+        asked = _asked().get(self.name)
+        if asked is not None:
+            return asked
+        key = self._key(size)
+        if not self.accepts(_remembered().get(key, "")):
+            _remembered()[key] = find()
             _keep()
-        return known
+        return _remembered()[key]
 
     def known(self, size: tuple[int, ...]) -> str | None:
         """What was asked for, or was found before; None where nobody has looked yet."""

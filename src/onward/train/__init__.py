@@ -7,7 +7,6 @@ from onward.train.fit import Diverged, Fitted, Progress, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
 from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, load_network, train
-from onward.train.memplan import Measured, Plan, Planner, Proposal, check, predict, propose
 from onward.train.parts import Parts, assemble
 from onward.train.score import Score, score
 
@@ -21,13 +20,9 @@ __all__ = [
     "Evaluation",
     "Event",
     "Fitted",
-    "Measured",
     "OnEvent",
     "Parts",
-    "Plan",
-    "Planner",
     "Progress",
-    "Proposal",
     "RunConfig",
     "RunFolder",
     "Saved",
@@ -38,15 +33,12 @@ __all__ = [
     "Trained",
     "Warned",
     "assemble",
-    "check",
     "compare",
     "evaluate_run",
     "fit",
     "load",
     "load_network",
     "parse_tokens",
-    "predict",
-    "propose",
     "score",
     "train",
 ]

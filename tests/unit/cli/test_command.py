@@ -49,14 +49,14 @@ def test_help_imports_no_torch(argv: list[str]) -> None:
 
 def test_every_command_can_be_imported() -> None:
     commands = [name for name in app if not name.startswith("-")]
-    assert {"train", "eval", "compare", "rules", "data", "doctor", "memplan", "bench"} <= set(commands)
+    assert {"train", "eval", "compare", "rules", "data", "doctor", "bench"} <= set(commands)
     assert all(isinstance(app[name], App) for name in commands)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor", "memplan", "bench"))
+    assert all(name in shown for name in ("train", "eval", "compare", "rules", "data", "doctor", "bench"))
 
 
 def test_help_of_train_lists_fields_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,14 @@ def test_what_fits_is_measured_too(flags: list[str], capsys: pytest.CaptureFixtu
     assert "Within 1,024.0 MiB: --train.batch-size 48 --train.chunk 3" in shown
 
 
+def test_help_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memplan", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("[RECIPE.toml]", "--budget", "--no-check", "--json"))
+    assert main(["--help"]) == 0
+    assert "memplan" in capsys.readouterr().out
+
+
 def test_no_check_measures_nothing(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["memplan", *flags, "--no-check"]) == 0
     shown = capsys.readouterr().out

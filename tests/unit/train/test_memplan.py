@@ -15,10 +15,10 @@ from onward.core import GradSink
 from onward.core.rule import LearningRule
 from onward.kernels.compiled import Use, using
 from onward.rules.online import Online
-from onward.train import Planner, RunConfig, check, parse_tokens, predict, propose
+from onward.train import RunConfig, parse_tokens
 from onward.train.footprint import WORKSPACE, Ledger
 from onward.train.memory import Allocations
-from onward.train.memplan import EFFECTIVE, INPUT, OPTIMISER, PARAMETERS, RULE
+from onward.train.memplan import EFFECTIVE, INPUT, OPTIMISER, PARAMETERS, RULE, Planner, check, predict, propose
 
 CLOSE = 0.15
 DATA = {
