@@ -55,6 +55,14 @@ app.command(
     "The exit status is 1 where something that was tried does not work.",
 )
 app.command(
+    "onward.cli.memplan:memplan",
+    name="memplan",
+    help="Predict how much memory training takes, and what fits a budget.\n\n"
+    "Everything else is as in `onward train`, a recipe and flags included. One training step is measured too, unless "
+    "--no-check is given or the prediction is beyond the budget.",
+    usage="Usage: onward memplan [RECIPE.toml] [--FIELD VALUE ...] [--budget SIZE] [--no-check] [--json]",
+)
+app.command(
     "onward.cli.bench:bench",
     name="bench",
     help="Measure speed and memory, beside other libraries where they are installed.",

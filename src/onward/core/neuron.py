@@ -59,6 +59,13 @@ class Neuron(nn.Module, ABC):
         Returns what is sent, the new state, and the (detached) potential before the reset. Memory O(K).
         """
 
+    def leaves(self, like: Tensor, through_time: bool) -> int:
+        """For plans of memory: how many tensors of the size of the chunk ``like`` `scan` (or `unroll`) leaves behind.
+
+        Spikes, slope, and what the potential is recalled from; or spikes, and what the gradient needs.
+        """
+        return 3
+
     @abstractmethod
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
         """Gradients of declared parameters within each step, given ``credit`` = d loss / d out ``[K, B, ...]``."""

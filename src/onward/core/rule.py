@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,6 +40,26 @@ class Traits:
     perturbs: bool = False
     max_chunk: int | None = None
     updates: Literal["sequence", "step"] = "sequence"
+
+
+@dataclass(frozen=True)
+class Holds:
+    """What a rule keeps of a chunk beside drives, spikes and slopes, for plans of memory.
+
+    At every hidden layer: ``noise`` draws, each a step in size (``sent``: they travel on with the spikes); ``drives``
+    integrated in place of the layer's own, and dense ``credits`` at its spikes, each a chunk in size. At synapses: the
+    inputs ``traced`` from chunk to chunk, each a step in size. In bytes: ``sums`` over the sequence that wait in the
+    carry, and what was ``read`` out of buffers for the sequence. ``passes`` are held at the same time.
+    """
+
+    noise: int = 0
+    sent: bool = False
+    drives: int = 0
+    credits: int = 0
+    traced: frozenset[int] = frozenset()
+    sums: int = 0
+    read: int = 0
+    passes: int = 1
 
 
 @dataclass
@@ -144,6 +165,17 @@ class LearningRule(nn.Module, ABC):
     @abstractmethod
     def finish(self, lesson: Lesson) -> None:
         """The sequence ended."""
+
+    def runs(self, start: int, stop: int, context: Context) -> Iterator[tuple[int, int, bool]]:
+        """The runs ``(first, last + 1, whether they take part in credit)`` that a chunk is worked through in."""
+        yield start, stop, True
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """What is kept of a chunk of ``steps``: by default what the traits say, generously."""
+        perturbs, stops_at_spikes = self.traits.perturbs, self.traits.backward == "none"
+        traced = [] if self.traits.backward == "time" else [node.index for node in net.synapses]
+        noise = len(steps) if perturbs else 0
+        return Holds(noise, perturbs, credits=int(stops_at_spikes), traced=frozenset(traced))
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""

@@ -22,6 +22,7 @@ from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.objective import Objective
 from onward.core.registry import Choice, Registry
+from onward.core.rule import Holds
 from onward.core.signal import Carry, Context, Signal
 from onward.core.sink import Sink
 from onward.core.synapse import Params, through
@@ -94,6 +95,10 @@ class Temporal(ABC):
     def toward_output(self, net: Network, node: Node, x: Tensor, carry: Carry) -> Presynaptic:
         """The presynaptic factor of a neuron ``node`` for a connection straight to the output."""
 
+    def traces(self, net: Network, node: Node) -> bool:
+        """Whether `pre` of synapse ``node`` is a trace, for which the carry keeps a step of the input."""
+        return True
+
 
 class Spatial(nn.Module, ABC):
     """Decides *post*: how an error at a port becomes credit at a layer's spikes."""
@@ -151,6 +156,11 @@ class Spatial(nn.Module, ABC):
         Sums over the batch go through `Sink.total`, so that they are taken over all processes.
         """
 
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `LearningRule.holds`; traces and local credit are not counted here."""
+        noise = len(steps) if self.perturbs else 0
+        return Holds(noise, self.perturbs, credits=int(not self.crosses_spikes))
+
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""
         return {}
@@ -200,6 +210,8 @@ class Local(nn.Module, ABC):
     """Adds credit from readouts of the layers themselves."""
 
     stochastic: bool = False
+    credits: int = 1
+    """Tensors of credit at the spikes of a hidden layer that exist at the same time."""
 
     @abstractmethod
     def allocate(self, net: Network, sizes: dict[int, Size], classes: int, draws: Draws) -> list[Port]:

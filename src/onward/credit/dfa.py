@@ -24,6 +24,7 @@ from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.registry import Choice
+from onward.core.rule import Holds
 from onward.core.signal import dense
 from onward.core.sink import Sink
 from onward.core.trace import Presynaptic
@@ -58,6 +59,10 @@ class DirectFeedback(Quiet, ABC):
         for port in ports:
             for node in port.below:
                 self.keep(slot(node, port), random_feedback(node, sizes[node.index], port, draws, self.scale))
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """Nothing: credit stays factored until it meets a slope."""
+        return Holds()
 
     @abstractmethod
     def keep(self, name: str, b: Tensor) -> None:

@@ -33,6 +33,8 @@ from onward.credit.base import Head, Local, Port, locals_
 class NoLocal(Local):
     """Nothing is added."""
 
+    credits = 0
+
     def allocate(self, net: Network, sizes: dict[int, Size], classes: int, draws: Draws) -> list[Port]:
         """See `Local.allocate`."""
         return []

@@ -18,6 +18,7 @@ from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.registry import Choice
+from onward.core.rule import Holds
 from onward.core.signal import Context
 from onward.core.sink import Sink
 from onward.core.synapse import Params, effective, through
@@ -66,6 +67,11 @@ class SignSymmetric(Mirrored):
 
     def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
         """Nothing to keep: the mirror is read off the weights once a sequence."""
+        self._size = sum(effective(node.module)["weight"].nbytes for node in net.synapses)
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `Spatial.holds`: the mirror."""
+        return Holds(read=self._size)
 
     def begin(self, context: Context, sink: Sink) -> None:
         """A sequence starts: yesterday's signs are void."""

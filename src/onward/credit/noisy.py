@@ -11,6 +11,7 @@ from onward.core.draws import Draws
 from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, noise_in_norm
 from onward.core.network import Network
+from onward.core.rule import Holds
 from onward.core.signal import Noise, Perturbed, Signal
 from onward.core.synapse import Params, through
 from onward.credit.base import Port, Spatial
@@ -38,6 +39,11 @@ class Noisy(Spatial, ABC):
             if set(net.sources(norm)).intersection(net.hidden):
                 raise noise_in_norm(norm)
         self._noisy = frozenset(node.index for node in net.hidden)
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """The noise of the chunk, and the noisy drive where it does not travel on with the spikes."""
+        sent = self.perturbation.site.is_sent
+        return Holds(self.perturbation.draws(steps), sent, drives=int(not sent), credits=1)
 
     def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
         """The synapse as it is."""

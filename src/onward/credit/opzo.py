@@ -26,6 +26,7 @@ from onward.core.errors import ConfigError
 from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
+from onward.core.rule import Holds
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink, Use
 from onward.core.trace import Presynaptic
@@ -125,6 +126,12 @@ class OPZO(Noisy):
                 g, like = Feedback(head.error, self.matrix(node, port)), record.firings[node.index].out
                 found[node.index] = _spread(g.dense(like[..., 0, 0]), like) if shared else g
         return found
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `Noisy.holds`; credit stays factored, M gathers sums, and mirrored noise takes a second forward pass."""
+        sums = sum(self.get_buffer(name).nbytes for name in self._averages)
+        own, passes = super().holds(net, steps), 2 if self.perturbation.schedule.mirrored else 1
+        return Holds(own.noise, own.sent, own.drives, sums=sums, read=sums // 2, passes=passes)
 
     def learn(self, record: Record, heads: list[Head], trace: Callable[[Node], Presynaptic], sink: Sink) -> None:
         """Nothing is learned from errors."""

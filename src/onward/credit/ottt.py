@@ -107,6 +107,10 @@ class OTTT(Temporal):
         """See `Temporal.toward_output`."""
         return trace(x, self.eligibility.toward_output(net, node), carry, f"neuron {node.index}")
 
+    def traces(self, net: Network, node: Node) -> bool:
+        """See `Temporal.traces`."""
+        return self.eligibility.weight(net, node) != 0
+
 
 class OTTTOptions(Choice):
     """Options of OTTT's temporal credit."""

@@ -218,6 +218,11 @@ class Perturbation:
         z = context.draws.draw(self.law, key, distinct, ids, tuple(like.shape[2:]), like)
         return Noise(z.expand(-1, like.shape[1], *z.shape[2:]), tuple(place.tolist()), tuple(signs.tolist()))
 
+    def draws(self, steps: range) -> int:
+        """How many z a sample sees in ``steps``; none of its own where the batch shares them."""
+        blocks, _ = self.schedule.plan(torch.tensor(steps), decay=0.0)
+        return len(blocks.unique()) if self.per_sample else 0
+
 
 laws: Registry[Law] = Registry("noise law")
 laws.register("rademacher", Choice, lambda choice: Rademacher(), "+1 or -1: one bit a draw, lowest variance")

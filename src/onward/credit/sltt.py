@@ -34,6 +34,10 @@ class Instantaneous(Temporal, ABC):
         """The spikes themselves."""
         return x
 
+    def traces(self, net: Network, node: Node) -> bool:
+        """No."""
+        return False
+
 
 class SLTT(Instantaneous):
     """Instantaneous credit at every step."""

@@ -50,7 +50,7 @@ class Measured(ABC):
         asked = _asked().get(self.name)
         if asked is not None:
             return asked
-        key = f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
+        key = self._key(size)
         if key not in _USED:
             known = _remembered().get(key, "")
             _USED[key] = known if self.accepts(known) else self._settle(key, find())
@@ -65,6 +65,15 @@ class Measured(ABC):
                 _write(known)
         _remembered()[key] = known[key]
         return known[key]
+
+    def known(self, size: tuple[int, ...]) -> str | None:
+        """What was asked for, or was found before; None where nobody has looked yet."""
+        key = self._key(size)
+        found = _asked().get(self.name) or _USED.get(key) or _remembered().get(key, "")
+        return found if self.accepts(found) else None
+
+    def _key(self, size: tuple[int, ...]) -> str:
+        return f"{self.name}: {' '.join(str(size_class(n)) for n in size)}, {torch.get_num_threads()} threads"
 
 
 MEASURED: dict[str, Measured] = {}
@@ -137,6 +146,10 @@ class Share(Measured):
         if in_use() is Use.ALWAYS:
             return 1.0
         return float(self.answer(size, lambda: f"{min(1.0, find()):.2f}"))
+
+    def foreseen(self, size: tuple[int, ...], otherwise: float) -> float:
+        """The share for products of that ``size`` as far as it is known; ``otherwise`` where nobody has looked yet."""
+        return 1.0 if in_use() is Use.ALWAYS else float(self.known(size) or otherwise)
 
 
 @cache

@@ -55,7 +55,7 @@ def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, T
 
     ``x`` may be a frame seen K times. Memory of a step must be dense, in the same layout as ``v``.
     """
-    if shape.name not in SHAPES or not FIRE.serves(x, v) or not _dense(x, v):
+    if not served(x, shape) or not FIRE.serves(x, v) or not _dense(x, v):
         return None
     stride = x.stride(0)
     flat = x.as_strided((v.numel() if stride == 0 else x.numel(),), (1,))
@@ -73,6 +73,11 @@ def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, T
         *_numbers(law, shape),
     )
     return out, slope, after
+
+
+def served(x: Tensor, shape: Shape) -> bool:
+    """Whether the compiled loop takes chunks such as ``x`` and this surrogate."""
+    return shape.name in SHAPES and FIRE.serves(x)
 
 
 def _numbers(law: Recurrence, shape: Shape) -> tuple:

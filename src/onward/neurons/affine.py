@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from onward.core.errors import ConfigError
 from onward.core.neuron import Firing, Neuron, State
-from onward.kernels.fire import Recurrence, fire, membrane
+from onward.kernels.fire import Recurrence, fire, membrane, served
 from onward.kernels.fused import fuses, fusible
 from onward.surrogates import Sigmoid, Surrogate
 
@@ -156,6 +156,10 @@ class Affine(Neuron):
         threshold = torch.as_tensor(self.threshold, dtype=x.dtype, device=x.device)
         out, v, h = _ThroughTime.apply(x, state[0], threshold, self)
         return out, (v,), h
+
+    def leaves(self, like: Tensor, through_time: bool) -> int:
+        """See `Neuron.leaves`: the compiled loop recalls the potential from the drive, which is there anyway."""
+        return 2 if through_time or (self.ties_fire and served(like, self.surrogate.shape)) else 3
 
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
         """d loss / d theta = -sum credit * slope / b, where the threshold is learned."""

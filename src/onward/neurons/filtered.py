@@ -61,6 +61,10 @@ class LI(Neuron):
         y = _filter(x * self.gain, state[0], self._decay)
         return y, (y[-1],), y.detach()
 
+    def leaves(self, like: Tensor, through_time: bool) -> int:
+        """See `Neuron.leaves`: what is sent is the potential."""
+        return 1 if through_time else 2
+
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
         """None: a leaky integrator declares no parameters."""
         return {}
@@ -106,6 +110,10 @@ class CubaLIF(Neuron):
         current = _filter(x, state[0], self.current_decay)
         out, membrane, potential = self.membrane.unroll(current, state[1:])
         return out, (current[-1], *membrane), potential
+
+    def leaves(self, like: Tensor, through_time: bool) -> int:
+        """See `Neuron.leaves`: the membrane's, and the current that drove it."""
+        return self.membrane.leaves(like, through_time) + 1
 
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
         """The membrane's declared parameters."""

@@ -31,9 +31,9 @@ from onward.core.interpret import (
 from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
-from onward.core.rule import LearningRule, Lesson, Traits
+from onward.core.rule import Holds, LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry
+from onward.core.signal import Carry, Context
 from onward.core.trace import Presynaptic
 from onward.credit import locals_, spatials, temporals
 from onward.credit.base import (
@@ -121,9 +121,19 @@ class Online(LearningRule):
     def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
         """See `LearningRule.step`."""
         start = lesson.carry.step
-        runs = self.temporal.runs(start, start + len(x), lesson.context)
+        runs = self.runs(start, start + len(x), lesson.context)
         outs = [self._run(lesson, x[first - start : stop - start], part) for first, stop, part in runs]
         return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def runs(self, start: int, stop: int, context: Context) -> Iterator[tuple[int, int, bool]]:
+        """See `LearningRule.runs`: the temporal choice says."""
+        return self.temporal.runs(start, stop, context)
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `LearningRule.holds`: what the three choices keep together."""
+        own = self.spatial.holds(net, steps)
+        traced = frozenset(node.index for node in net.synapses if self.temporal.traces(net, node))
+        return replace(own, credits=own.credits + self.local.credits, traced=traced)
 
     def finish(self, lesson: Lesson) -> None:
         """See `LearningRule.finish`."""

@@ -11,7 +11,12 @@ import torch
 
 
 class Meter(ABC):
-    """A context; after it, ``peak_bytes`` is the most that torch held at once beyond the start."""
+    """A context; after it, ``peak_bytes`` is the most that torch held at once beyond the start.
+
+    ``sees_releases``: what was there at the start and is freed meanwhile makes room.
+    """
+
+    sees_releases = True
 
     def __init__(self) -> None:
         self.peak_bytes = 0
@@ -45,6 +50,8 @@ class Allocations(Meter):
     Exact and repeatable, which the resident set size is not. Memory that numpy, numba or a library takes for
     itself is not in it.
     """
+
+    sees_releases = False
 
     def __enter__(self) -> Allocations:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -1,0 +1,161 @@
+"""What the products of synapses take for a moment: the temporaries of kernels and of torch, in bytes.
+
+Which way a product goes is measured when its size is first seen (`onward.kernels.choice`). A plan looks up what is
+known, and takes sparse ways below `BREAK_EVEN` where nothing is. Where several ways may be taken, it has the largest.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import torch
+from torch import nn
+
+from onward.core.graph import Node
+from onward.core.synapse import ops_of
+from onward.kernels.choice import Share
+from onward.kernels.dense import WORTH
+from onward.kernels.host import SPAN
+from onward.kernels.rows import COUNT, MOST, SparseRows
+from onward.kernels.sparse import GATHER_BELOW, NEAR, SCATTER_BELOW, ready
+from onward.kernels.taps import Taps
+from onward.train.outline import Outline
+
+BREAK_EVEN = 0.1
+"""The share of non-zeros up to which sparse products are taken to be the faster ones where nobody has measured."""
+ROW = NONZERO = INDEX = 8
+"""Bytes of a row of sparse rows, of a non-zero (place and value), and of a place as torch wants it."""
+BLOCK = 8
+"""Channels that oneDNN keeps side by side, where it does not keep all of them so."""
+
+
+class Products:
+    """The products of every synapse of a network with chunks of ``batch`` samples.
+
+    ``short``: their factors are rounded to bf16. The plain way of that is planned for: rounded copies in float32, and
+    clones of all factors but the first, which the ways are tried on.
+    """
+
+    def __init__(self, outline: Outline, batch: int, short: bool = False):
+        self.outline, self.batch, self.short = outline, batch, short
+        self.item = outline.like.element_size()
+        self.chooses = outline.like.dtype is torch.float32 and outline.like.device.type == "cpu"
+
+    def weight(self, node: Node) -> int:
+        """Bytes of the weights that the products read."""
+        return sum(shape.numel() for shape in self.outline.weights[node.index].values()) * self.item
+
+    def rows(self, node: Node, steps: int) -> float:
+        """Bytes of the list of what is not zero in a chunk that the synapse reads; 0 where there is none."""
+        if not self.listed(node, steps):
+            return 0.0
+        return self._nonzeros(node, steps) * NONZERO + self._lines(node, steps) * ROW
+
+    def listed(self, node: Node, steps: int) -> bool:
+        """Whether there is such a list."""
+        read = self.outline.read(node)
+        if read.sparse or (read.still and steps > 1):
+            return read.sparse
+        few = read.channels_last and read.share <= MOST
+        return few and COUNT.serves(self.outline.chunk(read, steps, self.batch))
+
+    def gathers(self, node: Node, steps: int, leaving: float = 0.0) -> bool:
+        """Whether the drive is made from the list, where ``leaving`` of a dense product is to be done anyway."""
+        return self._pays(GATHER_BELOW, node, steps, leaving)
+
+    def drive(self, node: Node, steps: int) -> float:
+        """Workspace of the drive of a chunk."""
+        if self.gathers(node, steps):
+            return self._packed(node) + self.short * self.weight(node)
+        return self._dense_drive(node, steps) + self.short * (self._input(node, steps) + 1.5 * self.weight(node))
+
+    def deposit(self, node: Node, steps: int) -> float:
+        """Workspace of the weight gradient of a chunk."""
+        weight = self.weight(node)
+        if self._pays(SCATTER_BELOW, node, steps, 0.0):
+            return weight + self._turned(node, steps)  # a gradient to try the ways on
+        rounded = 2 * self._input(node, steps) + self._output(node, steps) + weight
+        return self._dense_deposit(node, steps) + self.short * rounded
+
+    def transposed(self, node: Node, steps: int) -> float:
+        """Workspace of the way back through the product."""
+        rounded = self.short * (self._input(node, steps) + self._output(node, steps) + 1.5 * self.weight(node))
+        if isinstance(node.module, nn.Linear):
+            return rounded
+        return rounded + 2 * self.weight(node) + self._laid_alike(node, steps)
+
+    def _dense_drive(self, node: Node, steps: int) -> float:
+        read = self.outline.read(node)
+        dense = self._scattered(node, steps) if read.sparse else 0.0
+        if isinstance(node.module, nn.Linear):
+            return dense
+        if self._plain(node):
+            return dense + self._output(node, steps) + self.weight(node)
+        turned = 0.0 if read.channels_last else self._input(node, steps)
+        return dense + turned + 2 * self.weight(node)
+
+    def _dense_deposit(self, node: Node, steps: int) -> float:
+        weight = self.weight(node)
+        dense = self._scattered(node, steps) if self.outline.read(node).sparse else 0.0
+        if not isinstance(node.module, nn.Linear):
+            return dense + 3 * weight + self._laid_alike(node, steps)
+        worth = self.chooses and weight // self.item * steps * self.batch >= WORTH
+        return dense + (weight if worth else 0)  # to try the ways on, or what one of the ways adds
+
+    def _pays(self, below: Share, node: Node, steps: int, leaving: float) -> bool:
+        if not self.listed(node, steps) or self._taps(node, steps) is None:
+            return False
+        read, weight = self.outline.read(node), self.outline.weights[node.index]["weight"]
+        size = (steps * self.batch, 1 if read.sparse else read.places, weight[0], torch.Size(weight[1:]).numel())
+        return read.share <= (1 - leaving) * below.foreseen(size, BREAK_EVEN)
+
+    def _taps(self, node: Node, steps: int) -> Taps | None:
+        read, none = self.outline.read(node), self.outline.like.new_empty(0)
+        shape = torch.Size((steps, self.batch, *read.features))
+        rows = SparseRows(none, none, none, shape, 1 if read.sparse else read.places)
+        return ops_of(node.module).taps(node.module, rows) if ready(none) else None
+
+    def _packed(self, node: Node) -> float:
+        """Weights in spans of outputs; of a convolution also with its taps in front."""
+        width, weight = self.outline.weights[node.index]["weight"][0], self.weight(node)
+        packed = weight / width * ceil(width / SPAN) * SPAN
+        return packed if isinstance(node.module, nn.Linear) else packed + weight
+
+    def _turned(self, node: Node, steps: int) -> float:
+        """The list column by column: its non-zeros, and where each column of a block of images begins."""
+        taps, read = self._taps(node, steps), self.outline.read(node)
+        assert taps is not None
+        blocks = ceil(self._lines(node, steps) / (max(1, NEAR // taps.total) * taps.places))
+        columns = read.size if read.sparse else read.features[0]
+        return self._nonzeros(node, steps) * NONZERO + blocks * (columns + 1) * ROW
+
+    def _scattered(self, node: Node, steps: int) -> float:
+        """Events among their zeros, and the place of every event, twice."""
+        return self._input(node, steps) + 2 * INDEX * self._nonzeros(node, steps)
+
+    def _nonzeros(self, node: Node, steps: int) -> float:
+        read = self.outline.read(node)
+        return read.share * read.size * steps * self.batch
+
+    def _lines(self, node: Node, steps: int) -> int:
+        """Rows of the list: one a sample and step, or one a place."""
+        read = self.outline.read(node)
+        return steps * self.batch * (1 if read.sparse else read.places)
+
+    def _input(self, node: Node, steps: int) -> float:
+        return self.outline.read(node).size * steps * self.batch * self.item
+
+    def _output(self, node: Node, steps: int) -> float:
+        return self.outline.layers[node.index].size * steps * self.batch * self.item
+
+    def _plain(self, node: Node) -> bool:
+        """Whether a convolution reads maps of one channel, for which torch knows no order of channels."""
+        return self.outline.read(node).features[0] == 1
+
+    def _laid_alike(self, node: Node, steps: int) -> float:
+        """Copies in the layout of oneDNN, of an input that lies channels first and of post; post is first turned so."""
+        read, own = self.outline.read(node), self.outline.layers[node.index]
+        if read.channels_last and not self._plain(node):
+            return 0.0 if own.channels_last else self._output(node, steps)
+        padded = ceil(read.features[0] / BLOCK) * BLOCK / read.features[0]
+        return padded * self._input(node, steps) + (2 if own.channels_last else 1) * self._output(node, steps)
