@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from onward.core.draws import Draws
 from onward.core.graph import Kind, Node
@@ -111,7 +112,7 @@ class Scene(ABC):
         for part in (ACTIVATIONS, STATES, SUMS, CREDIT):
             self.drop(part)
         for node in self.net.synapses:
-            if any(True for _ in node.module.children()):
+            if parametrize.is_parametrized(node.module):
                 self.hold(GRADIENTS, sum(p.nbytes for p in node.module.parameters()))
                 self.borrow(2 * self.products.weight(node))
 
@@ -152,10 +153,10 @@ class Scene(ABC):
         noise = holds.noise / steps
         if self.products.gathers(node, steps, noise):
             return self.borrow(extra + own * (1 + noise))  # the drives of spikes and of noise apart
-        sent_by_neuron = node.inputs[0] in {neuron.index for neuron in self.outline.hidden}
-        self.hold(ACTIVATIONS if sent_by_neuron else WORKSPACE, self.stage.chunk(read, steps))
-        self.borrow(extra)
-        return self.drop(WORKSPACE, 0 if sent_by_neuron else self.stage.chunk(read, steps))
+        if self.net.nodes[node.inputs[0]].kind is not Kind.NEURON:
+            return self.borrow(extra + self.stage.chunk(read, steps))
+        self.hold(ACTIVATIONS, self.stage.chunk(read, steps))  # spikes and noise are summed where the record has them
+        return self.borrow(extra)
 
     def glue(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
         """The glue's output, for the graph or a reader to keep, or waiting for its reader alone."""
