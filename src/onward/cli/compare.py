@@ -17,6 +17,7 @@ from onward.credit import spatials
 from onward.rules import rules as registry
 from onward.train import Comparison, RunConfig, parse_tokens
 from onward.train import compare as run
+from onward.train.ranks import several
 
 BRIEF = ["--train.epochs", "2"]
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
@@ -32,6 +33,8 @@ def compare(
     Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST.
     """
     configs = configurations(rules, tokens)
+    if several():
+        raise ConfigError("onward compare trains one rule after the other in one process; start it without torchrun")
     out = console(json)
     with progress(out) as on_event:
         comparison = run(configs, on_event)

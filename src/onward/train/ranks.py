@@ -88,7 +88,7 @@ def group_of(device: str) -> Iterator[Group]:
 
     Every process uses one GPU, number LOCAL_RANK, where ``device`` is cuda.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "TORCHELASTIC_RUN_ID" not in os.environ and not several():
         yield ALONE
         return
     if device == "cuda":
@@ -123,6 +123,11 @@ def _fresh(store: Store, rank: int, size: int) -> Store:
         with suppress(DistStoreError):  # the mark of a process that is gone: there will be another one
             store.wait([f"{mark}/go"], timedelta(seconds=2))
             return PrefixStore(mark, store)
+
+
+def several() -> bool:
+    """Whether a launcher has started other processes beside this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def restarted() -> bool:

@@ -340,3 +340,11 @@ def test_a_run_that_cannot_be_resumed_is_refused_in_words(capsys: pytest.Capture
     assert "is not the folder of a run" in capsys.readouterr().err
     assert main(["resume"]) == USER_ERROR
     assert main(["resume", str(tmp_path), "--nonsense", "3"]) == USER_ERROR
+
+
+def test_comparisons_are_for_one_process(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["compare", *flags]) == USER_ERROR
+    assert "start it without torchrun" in capsys.readouterr().err
