@@ -40,16 +40,21 @@ class Ledger:
     def __init__(self) -> None:
         self.held: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
+        self._now = self._peak = 0
 
     def hold(self, part: str, amount: float) -> None:
         """Takes memory until `drop`."""
-        self.held[part] += round(amount)
-        if self.held.total() > self.most.total():
-            self.most = self.held.copy()
+        taken = round(amount)
+        self.held[part] += taken
+        self._now += taken
+        if self._now > self._peak:
+            self._peak, self.most = self._now, self.held.copy()
 
     def drop(self, part: str, amount: float | None = None) -> None:
         """Gives memory back: all of the part, unless told how much."""
-        self.held[part] -= self.held[part] if amount is None else round(amount)
+        given = self.held[part] if amount is None else round(amount)
+        self.held[part] -= given
+        self._now -= given
 
     def borrow(self, amount: float) -> None:
         """Takes workspace and gives it back."""

@@ -154,16 +154,14 @@ class Planner:
         self.outline = outline(self.parts.net, self.sample.to(self.parts.device))
         self.batch = min(self.config.train.batch_size, len(data))
         self.standing = self._standing()
-        self._known: dict[int, dict[Runs, int]] = {}
+        self._worst: dict[int, tuple[int, Runs]] = {}
 
     def plan(self, batch: int | None = None, chunk: int | None = None) -> Plan:
         """The plan for the configured mini-batch and chunk, or for others."""
         batch, chunk, steps = batch or self.batch, chunk or self.parts.chunk, self.parts.loader.steps
-        stage = Stage(self.outline, self.parts.rule, batch, short=self.config.precision != "f32")
-        found = {number: act(stage, sequence) for sequence, number in self._sequences(chunk).items()}
-        worst = max(found, key=lambda number: found[number].most.total())
-        parts = {**self.standing, INPUT: self._input(batch), **found[worst].most}
-        return Plan({part: parts[part] for part in ORDER if parts.get(part)}, batch, chunk, steps, worst)
+        number, sequence = self._sequence(chunk)
+        parts = {**self.standing, INPUT: self._input(batch), **act(self._stage(batch), sequence).most}
+        return Plan({part: parts[part] for part in ORDER if parts.get(part)}, batch, chunk, steps, number)
 
     def check(self) -> Measured:
         """See `check`; the step is one of the mini-batch that `plan` plans for."""
@@ -190,13 +188,19 @@ class Planner:
         assert least is not None
         return Proposal(budget, least)
 
-    def _sequences(self, chunk: int) -> dict[Runs, int]:
-        """The different ways in which sequences are worked through, each with a mini-batch that takes it."""
-        if chunk not in self._known:
+    def _stage(self, batch: int) -> Stage:
+        return Stage(self.outline, self.parts.rule, batch, short=self.config.precision != "f32")
+
+    def _sequence(self, chunk: int) -> tuple[int, Runs]:
+        """The mini-batch that takes most among the first few, and the runs that it is worked through in."""
+        if chunk not in self._worst:
             rule, draws, steps = self.parts.rule, self.parts.draws, self.parts.loader.steps
             numbers = reversed(range(SEQUENCES if rule.traits.stochastic else 1))
-            self._known[chunk] = {runs(rule, draws, steps, chunk, number): number for number in numbers}
-        return self._known[chunk]
+            known = {runs(rule, draws, steps, chunk, number): number for number in numbers}
+            stage = self._stage(self.batch)
+            worst = max(known, key=lambda sequence: act(stage, sequence).most.total() if len(known) > 1 else 0)
+            self._worst[chunk] = known[worst], worst
+        return self._worst[chunk]
 
     def _batches(self) -> Iterator[int]:
         """The configured mini-batch, then powers of two below it."""

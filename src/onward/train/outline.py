@@ -16,9 +16,10 @@ from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.interpret import Forward, frozen_statistics, run_walk
 from onward.core.signal import Carry, Context, Signal
-from onward.core.synapse import effective
+from onward.core.synapse import effective, ops_of
 from onward.kernels.compiled import Use, in_use, using
 from onward.kernels.rows import SparseRows
+from onward.kernels.taps import Taps
 
 STEPS = 8
 """Time steps looked at: the firing rates of leaky neurons have settled by then."""
@@ -89,6 +90,11 @@ class Outline:
         return {node.index: self.net.reader(node) for node in self.net.nodes}
 
     @cached_property
+    def taps(self) -> Mapping[int, Taps | None]:
+        """How each synapse would read the non-zeros of its input; None where it reads dense tensors only."""
+        return {node.index: self._taps(node) for node in self.net.synapses if node.index in self.layers}
+
+    @cached_property
     def hidden(self) -> list[Node]:
         """See `Network.hidden`."""
         return self.net.hidden
@@ -97,6 +103,12 @@ class Outline:
     def readout_first(self) -> list[Node]:
         """The synapses, those before the output that no spike follows to begin with."""
         return sorted(self.net.synapses, key=lambda node: not self.net.exposed(node))
+
+    def _taps(self, node: Node) -> Taps | None:
+        read, none = self.read(node), self.like.new_empty(0)
+        places = 1 if read.sparse else read.places
+        rows = SparseRows(none, none, none, torch.Size((1, 1, *read.features)), places)
+        return ops_of(node.module).taps(node.module, rows)
 
 
 @torch.no_grad()

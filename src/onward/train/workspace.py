@@ -12,13 +12,11 @@ import torch
 from torch import nn
 
 from onward.core.graph import Node
-from onward.core.synapse import ops_of
 from onward.kernels.choice import Share
 from onward.kernels.dense import WORTH
 from onward.kernels.host import SPAN
-from onward.kernels.rows import COUNT, MOST, SparseRows
+from onward.kernels.rows import COUNT, MOST
 from onward.kernels.sparse import GATHER_BELOW, NEAR, SCATTER_BELOW, ready
-from onward.kernels.taps import Taps
 from onward.train.outline import Outline
 
 BREAK_EVEN = 0.1
@@ -103,17 +101,11 @@ class Products:
         return dense + (weight if worth else 0)  # to try the ways on, or what one of the ways adds
 
     def _pays(self, below: Share, node: Node, steps: int, leaving: float) -> bool:
-        if not self.listed(node, steps) or self._taps(node, steps) is None:
+        if not self.listed(node, steps) or self.outline.taps[node.index] is None or not ready(self.outline.like):
             return False
         read, weight = self.outline.read(node), self.outline.weights[node.index]["weight"]
         size = (steps * self.batch, 1 if read.sparse else read.places, weight[0], torch.Size(weight[1:]).numel())
         return read.share <= (1 - leaving) * below.foreseen(size, BREAK_EVEN)
-
-    def _taps(self, node: Node, steps: int) -> Taps | None:
-        read, none = self.outline.read(node), self.outline.like.new_empty(0)
-        shape = torch.Size((steps, self.batch, *read.features))
-        rows = SparseRows(none, none, none, shape, 1 if read.sparse else read.places)
-        return ops_of(node.module).taps(node.module, rows) if ready(none) else None
 
     def _packed(self, node: Node) -> float:
         """Weights in spans of outputs; of a convolution also with its taps in front."""
@@ -123,7 +115,7 @@ class Products:
 
     def _turned(self, node: Node, steps: int) -> float:
         """The list column by column: its non-zeros, and where each column of a block of images begins."""
-        taps, read = self._taps(node, steps), self.outline.read(node)
+        taps, read = self.outline.taps[node.index], self.outline.read(node)
         assert taps is not None
         blocks = ceil(self._lines(node, steps) / (max(1, NEAR // taps.total) * taps.places))
         columns = read.size if read.sparse else read.features[0]
