@@ -138,11 +138,11 @@ def teach_in_parts(
     """The gradients when the sequence is handed over piece by piece, only the carry surviving in between."""
     clear(net, rule)
     sink, context = GradSink(net), Context(KeyedDraws(seed), torch.arange(x.shape[1]), 0, len(x), Share(x.shape[1]))
-    lesson = Lesson(net, OBJECTIVE, y, sink, context)
+    lesson = Lesson(net, OBJECTIVE, Frames(x), y, sink, context)
     rule.begin(lesson)
     for start, stop in pairwise([0, *cuts, len(x)]):
         rule.step(lesson, x[start:stop])
-        lesson = Lesson(net, OBJECTIVE, y, sink, context, lesson.carry)
+        lesson = Lesson(net, OBJECTIVE, Frames(x), y, sink, context, lesson.carry)
     rule.finish(lesson)
     sink.flush()
     return gradients(net, rule)

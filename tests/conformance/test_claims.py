@@ -74,8 +74,8 @@ def held_by(rule: dict, name: str, steps: int) -> int:
     x = Static(frame, steps)
     built = bound(rule, net, x)
     sink, context = GradSink(net), Context(KeyedDraws(0), torch.arange(BATCH), 0, steps, Share(BATCH))
-    lesson, kept, most = Lesson(net, OBJECTIVE, y, sink, context), Kept(), 0
-    chunk = fit_chunk(net, built, 4, online=False)
+    lesson, kept, most = Lesson(net, OBJECTIVE, x, y, sink, context), Kept(), 0
+    chunk = fit_chunk(net, built, 4, steps, online=False)
     with kept.hooks():
         built.begin(lesson)
         for start in range(0, steps, chunk):

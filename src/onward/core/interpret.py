@@ -26,7 +26,7 @@ from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
 from onward.core.synapse import Params, drive, effective, gather_pays, rowwise
 from onward.kernels.rows import SparseRows, sparse_rows
-from onward.kernels.scan import shift
+from onward.kernels.scan import seen, shift
 
 
 def _unfit(node: Node, present: list[Signal], error: Exception) -> ShapeError:
@@ -177,6 +177,14 @@ class Interpreter(ABC):
             return Signal(sent, sent)
         raise noise_in_norm(node)
 
+    def still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
+        """The drive of one frame seen many times: worked out once a sequence, or once an update."""
+        frame, known = x[:1], self.carry.still.get(node.index)
+        if known is None or not known.serves(params, frame):
+            known = Still(params, frame, frame._version, drive(node.module, params, frame))
+            self.carry.still[node.index] = known
+        return seen(known.drive[0], len(x))
+
     def _shift(self, node: Node, signal: Signal) -> Signal:
         module: Any = node.module
         silence = signal.map(lambda x: torch.zeros_like(x[:1]).repeat_interleave(module.steps, 0))
@@ -246,17 +254,9 @@ class CreditWalk(Interpreter):
             return _noisy_drive(node, params, sent, rows)
         if isinstance(sent, SparseRows):
             return drive(node.module, params, sent)
-        if _stands_still(sent):
-            return self._still_drive(node, params, sent)
+        if stands_still(sent):
+            return self.still_drive(node, params, sent)
         return self.links.connect(node, params, sent, rows if signal.clean is sent else sent)
-
-    def _still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
-        """The drive of one frame seen many times: worked out once a sequence, or once an update."""
-        frame, known = x[:1], self.carry.still.get(node.index)
-        if known is None or not known.serves(params, frame):
-            known = Still(params, frame, frame._version, drive(node.module, params, frame))
-            self.carry.still[node.index] = known
-        return known.drive.expand(len(x), *known.drive.shape[1:])
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """Fires; the graph goes on behind the spike only where it may."""
@@ -300,9 +300,9 @@ def nonzeros(clean: Tensor | SparseRows) -> Tensor | SparseRows:
     return sparse_rows(clean) or clean
 
 
-def _stands_still(x: Tensor) -> bool:
-    """Whether ``x`` is one frame seen many times, outside any graph, whose overwriting torch would notice."""
-    return len(x) > 1 and x.stride(0) == 0 and not x.requires_grad and not x.is_inference()
+def stands_still(x: Tensor) -> bool:
+    """Whether ``x`` is a frame that `seen` shows, outside any graph, whose overwriting torch would notice."""
+    return x.stride(0) == 0 and not x.requires_grad and not x.is_inference()
 
 
 def _noisy_drive(node: Node, params: Params, sent: Perturbed, rows: Tensor | SparseRows) -> Tensor:
@@ -358,8 +358,13 @@ class Forward(Interpreter):
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.synapse`."""
-        x = drive(node.module, self.params(node), nonzeros(signal.clean))
+        x = self._drive(node, self.params(node), signal.clean)
         return Signal(x, x)
+
+    def _drive(self, node: Node, params: Params, clean: Tensor | SparseRows) -> Tensor:
+        if isinstance(clean, Tensor) and stands_still(clean):
+            return self.still_drive(node, params, clean)
+        return drive(node.module, params, nonzeros(clean))
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
-from onward.core.errors import ShapeError
+from onward.core.errors import ConfigError, ObjectiveMismatch, ShapeError
 from onward.core.registry import Choice, Registry
+from onward.core.trace import ones_trace
+from onward.kernels.scan import leaky_sum
 
 
 class Loss(ABC):
@@ -95,10 +97,24 @@ class Reduce(ABC):
     def finish(self, held: Tensor, steps: int) -> Tensor:
         """The reduction's value after all ``steps``."""
 
+    @property
+    def decay(self) -> float | None:
+        """What a step weighs, as a share of the next one, where the value depends on a weighted mean alone."""
+        return None
+
+    def gain(self, steps: int) -> float:
+        """d value / d weighted mean."""
+        return 1.0
+
 
 @dataclass(frozen=True)
 class Sum(Reduce):
     """Sum over time: spike counts, or summed logits."""
+
+    @property
+    def decay(self) -> float | None:
+        """1: all steps weigh the same."""
+        return 1.0
 
     def __call__(self, held: Tensor | None, o: Tensor) -> Tensor:
         """See `Reduce.__call__`."""
@@ -120,6 +136,31 @@ class Mean(Reduce):
     def finish(self, held: Tensor, steps: int) -> Tensor:
         """See `Reduce.finish`."""
         return held / steps
+
+    @property
+    def decay(self) -> float | None:
+        """1: all steps weigh the same."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Weighted(Reduce):
+    """Mean over time that forgets: sum_t leak^(T-t) o[t] / sum_t leak^(T-t), the weighted rate of leaky neurons."""
+
+    leak: float
+
+    def __call__(self, held: Tensor | None, o: Tensor) -> Tensor:
+        """See `Reduce.__call__`."""
+        return leaky_sum(o, held, self.leak)
+
+    def finish(self, held: Tensor, steps: int) -> Tensor:
+        """See `Reduce.finish`."""
+        return held / ones_trace(steps - 1, steps, self.leak)[0]
+
+    @property
+    def decay(self) -> float | None:
+        """The leak."""
+        return self.leak
 
 
 @dataclass(frozen=True)
@@ -156,6 +197,13 @@ class Objective(ABC):
     @abstractmethod
     def total(self, evidence: Tensor, running: Tensor, y: Tensor, steps: int) -> Tensor:
         """The mean loss after the sequence; ``running`` is the sum of all `step_losses` ``[B]``."""
+
+    def rate_errors(self, evidence: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
+        """dL / d mean output ``[B, m]``, divided by the number of samples (where `Reduce.decay` says which mean)."""
+        raise ObjectiveMismatch(
+            "this rule learns from the mean output of a sequence, and this objective looks at each step; choose "
+            "--objective readout --objective.reduce weighted"
+        )
 
     def predict(self, evidence: Tensor) -> Tensor:
         """The class of each sample."""
@@ -228,6 +276,11 @@ class Readout(Objective):
         """Never asked for: `LearningRule.bind` refuses the pair of a per-step rule and a readout."""
         raise AssertionError("a readout has no per-step error")
 
+    def rate_errors(self, evidence: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
+        """See `Objective.rate_errors`."""
+        gain = self.reduce.gain(steps) / samples
+        return self.loss.gradient(self.reduce.finish(evidence, steps), y) * gain
+
     def total(self, evidence: Tensor, running: Tensor, y: Tensor, steps: int) -> Tensor:
         """See `Objective.total`."""
         return self.loss(self.reduce.finish(evidence, steps), y).mean()
@@ -243,7 +296,12 @@ class LossOptions(Choice):
 class ReadoutOptions(LossOptions):
     """Options of a readout objective."""
 
-    reduce: Literal["mean", "sum", "max"] = Field("mean", description="how outputs over time become one vector")
+    reduce: Literal["mean", "weighted", "sum", "max"] = Field(
+        "mean", description="how outputs over time become one vector; weighted: a mean that forgets"
+    )
+    decay: float | None = Field(
+        None, gt=0, le=1, description="what a step of the weighted mean weighs, as a share of the next; none: the leak"
+    )
 
 
 def _loss(choice: LossOptions) -> Loss:
@@ -254,6 +312,15 @@ def _loss(choice: LossOptions) -> Loss:
 
 
 _REDUCE: dict[str, Reduce] = {"mean": Mean(), "sum": Sum(), "max": Max()}
+
+
+def _reduce(choice: ReadoutOptions) -> Reduce:
+    if choice.reduce != "weighted":
+        return _REDUCE[choice.reduce]
+    if choice.decay is None:
+        raise ConfigError("a weighted mean of outputs needs its decay; give objective.decay, such as 0.95")
+    return Weighted(choice.decay)
+
 
 objectives: Registry[Objective] = Registry("objective")
 objectives.register("per-step", LossOptions, lambda c: PerStep(_loss(c)), "mean over steps of CE + kappa MSE")
@@ -267,8 +334,8 @@ objectives.register(
 objectives.register(
     "readout",
     ReadoutOptions,
-    lambda c: Readout(_loss(c), _REDUCE[c.reduce]),
-    "CE or MSE of the outputs' mean, sum or maximum",
+    lambda c: Readout(_loss(c), _reduce(c)),
+    "CE or MSE of the outputs' mean, weighted mean, sum or maximum",
 )
 
 ObjectiveChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(objectives.parse)]

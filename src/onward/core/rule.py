@@ -29,7 +29,7 @@ class Traits:
     of steps. ``per_step_error`` whether the rule needs e[t] while the sequence runs. ``weight_transport`` whether
     errors travel through the transposed weights. ``stochastic`` whether it draws numbers. ``perturbs`` whether
     training outputs differ from the network's own. ``max_chunk`` the longest chunk it can take; ``updates`` when the
-    optimiser steps.
+    optimiser steps. ``rate`` whether it learns from the mean output of a sequence alone.
     """
 
     backward: Literal["none", "step", "time"]
@@ -40,6 +40,7 @@ class Traits:
     perturbs: bool = False
     max_chunk: int | None = None
     updates: Literal["sequence", "step"] = "sequence"
+    rate: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,14 @@ class Holds:
 
 @dataclass
 class Lesson:
-    """All that one mini-batch brings to a rule; ``carry`` is what lives as long as the sequence.
+    """All that one mini-batch brings to a rule: inputs ``x``, labels ``y``; ``carry`` lives as long as the sequence.
 
     ``trouble`` is the first NaN or infinity met where several processes share the mini-batch.
     """
 
     net: Network
     objective: Objective
+    x: Sequence
     y: Tensor
     sink: Sink
     context: Context
@@ -129,6 +131,16 @@ class LearningRule(nn.Module, ABC):
                 "this rule needs an error at every step (trait per_step_error), and a readout objective has one at the "
                 "end only; choose objective 'per-step' or 'tet', or rule 'bptt'"
             )
+        if self.traits.rate and objective.reduce.decay is None:
+            raise ObjectiveMismatch(
+                "this rule learns from the mean output of a sequence, and the largest output was chosen; set "
+                "objective.reduce to 'weighted' or 'mean'"
+            )
+        if self.traits.rate and objective.per_step:
+            raise ObjectiveMismatch(
+                "this rule learns from the mean output of a sequence, and this objective looks at every step; choose "
+                "--objective readout --objective.reduce weighted"
+            )
         if not net.synapses:
             raise TopologyMismatch("the network has no weights to learn; expected a synapse such as nn.Linear")
         self.allocate(net, sample, draws)
@@ -169,6 +181,10 @@ class LearningRule(nn.Module, ABC):
     def runs(self, start: int, stop: int, context: Context) -> Iterator[tuple[int, int, bool]]:
         """The runs ``(first, last + 1, whether they take part in credit)`` that a chunk is worked through in."""
         yield start, stop, True
+
+    def whole(self, net: Network) -> bool:
+        """Whether a chunk must be the whole sequence."""
+        return False
 
     def holds(self, net: Network, steps: range) -> Holds:
         """What is kept of a chunk of ``steps``: by default what the traits say, generously."""

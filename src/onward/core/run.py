@@ -87,14 +87,14 @@ def run_sequence(
     """
     check_input(x)
     keep_pages()
-    chunk = fit_chunk(net, rule, x.steps if chunk is None else chunk, online=after_step is not None)
+    chunk = fit_chunk(net, rule, x.steps if chunk is None else chunk, x.steps, online=after_step is not None)
     rule.check(net, x, chunk)
     ids = torch.arange(x.batch) if ids is None else ids
     if ids.shape != (x.batch,):
         raise ShapeError(f"sample ids of shape {list(ids.shape)} were given for a batch of {x.batch}")
     context = Context(draws, ids, sequence, x.steps, share or Share(x.batch), watch)
     sink.open()
-    lesson = Lesson(net, objective, y, sink, context)
+    lesson = Lesson(net, objective, x, y, sink, context)
     rule.begin(lesson)
     evidence, running = None, torch.zeros(())
     for start in range(0, x.steps, chunk):
@@ -146,10 +146,15 @@ def outputs(net: Network, x: Sequence, *, chunk: int, watch: Callable[[Record], 
         yield out
 
 
-def fit_chunk(net: Network, rule: LearningRule, chunk: int, *, online: bool) -> int:
-    """The chunk that network and rule can take, at most ``chunk``; cycles and online updates take one step."""
+def fit_chunk(net: Network, rule: LearningRule, chunk: int, steps: int, *, online: bool) -> int:
+    """The chunk that network and rule can take of a sequence of ``steps``: at most ``chunk``, or all.
+
+    Cycles and online updates take one step.
+    """
     if chunk < 1:
         raise TopologyMismatch(f"a chunk of {chunk} steps was given; expected at least 1")
+    if rule.whole(net):
+        return steps
     limit = rule.traits.max_chunk
     return 1 if net.cyclic or online else min(chunk, limit or chunk)
 

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from onward.core.errors import ShapeError
 from onward.kernels.rows import SparseRows
+from onward.kernels.scan import leaky_sum, seen
+
+PIECE = 8
+"""Steps that a mean over time reads at once."""
 
 
 class Sequence(ABC):
@@ -25,6 +29,17 @@ class Sequence(ABC):
     def read(self, start: int, stop: int) -> Tensor | SparseRows:
         """Steps ``start`` to ``stop - 1`` as the sequence keeps them: sparse where it is."""
         return self.chunk(start, stop)
+
+    def mean(self, decay: float = 1.0) -> Tensor:
+        """The mean over time ``[B, *features]``, in which a step weighs ``decay`` times what the next one does.
+
+        Reads the sequence in pieces; memory O(1) in the number of steps.
+        """
+        total: Tensor | None = None
+        for start in range(0, self.steps, PIECE):
+            total = leaky_sum(self.chunk(start, min(start + PIECE, self.steps)), total, decay)
+        assert total is not None
+        return total / sum(decay**t for t in range(self.steps))
 
     @abstractmethod
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sequence:
@@ -53,7 +68,11 @@ class Static(Sequence):
 
     def chunk(self, start: int, stop: int) -> Tensor:
         """The frame, seen ``stop - start`` times."""
-        return self.x.expand(stop - start, *self.x.shape)
+        return seen(self.x, stop - start)
+
+    def mean(self, decay: float = 1.0) -> Tensor:
+        """The frame itself."""
+        return self.x
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Static:
         """See `Sequence.to`."""

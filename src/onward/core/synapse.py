@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
 from onward.kernels.rows import SparseRows
-from onward.kernels.scan import weighted_sum
+from onward.kernels.scan import seen, weighted_sum
 from onward.kernels.sparse import GATHER_BELOW, SCATTER_BELOW, gather, pays, ready, scatter
 from onward.kernels.taps import LINEAR, Taps, conv_taps
 
@@ -145,9 +145,8 @@ def _with(module: nn.Module, params: Params) -> nn.Module:
 
 def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``f`` on the merged rows of ``x`` ``[K, B, ...]``; once, where all K steps are the same frame."""
-    if len(x) > 1 and x.stride(0) == 0:
-        once = rowwise(f, x[:1])
-        return once.expand(len(x), *once.shape[1:])
+    if x.stride(0) == 0:
+        return seen(f(x[0]), len(x))
     return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 

@@ -59,6 +59,15 @@ def weighted_sum(x: Tensor, weights: list[float]) -> Tensor:
     return torch.tensordot(scale, x, 1)
 
 
+def seen(frame: Tensor, steps: int) -> Tensor:
+    """``frame`` ``[B, ...]`` seen ``steps`` times without a copy: the stride over time is 0, for one step too.
+
+    >>> seen(torch.zeros(2, 3), 1).stride()
+    (0, 3, 1)
+    """
+    return frame.as_strided((steps, *frame.shape), (0, *frame.stride()), frame.storage_offset())
+
+
 def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` ``[K, ...]`` delayed by ``len(past)`` steps: the delayed chunk, and what waits for the next one."""
     line = torch.cat([past, x])

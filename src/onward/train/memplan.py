@@ -212,8 +212,10 @@ class Planner:
         parts, steps = self.parts, self.parts.loader.steps
         if isinstance(getattr(parts.rule, "norms", None), PerSequence) and parts.net.of(Kind.NORM):
             return [steps]
+        if parts.rule.whole(parts.net):
+            return [steps]
         asked = min(steps, max(MOST_STEPS, parts.chunk))
-        return range(fit_chunk(parts.net, parts.rule, asked, online=parts.rule.traits.updates == "step"), 0, -1)
+        return range(fit_chunk(parts.net, parts.rule, asked, steps, online=parts.rule.traits.updates == "step"), 0, -1)
 
     def _standing(self) -> dict[str, int]:
         """Bytes that stay from one mini-batch to the next."""

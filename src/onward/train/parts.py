@@ -209,7 +209,7 @@ def hold_out(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
 def resolve_chunk(config: RunConfig, net: Network, rule: LearningRule, sample: Sequence, draws: KeyedDraws) -> int:
     """The configured chunk, or that of `auto_chunk`, as far as network and rule can take it."""
     chunk = config.train.chunk or auto_chunk(shapes(net, sample, draws), config.train.batch_size, sample.steps)
-    return fit_chunk(net, rule, min(chunk, sample.steps), online=rule.traits.updates == "step")
+    return fit_chunk(net, rule, min(chunk, sample.steps), sample.steps, online=rule.traits.updates == "step")
 
 
 def _updater(options: Any, net: Network, rule: nn.Module, sink: GradSink, total: int) -> Updater:

@@ -58,8 +58,8 @@ def test_cycles_are_seen_and_run_step_by_step() -> None:
         net = make(name)
         assert net.cyclic == (name in ("recurrent", "feedback"))
         rule = bound("bptt", net, data(name)[0])
-        assert fit_chunk(net, rule, 6, online=False) == (1 if net.cyclic else 6)
-        assert fit_chunk(net, rule, 6, online=True) == 1
+        assert fit_chunk(net, rule, 6, 6, online=False) == (1 if net.cyclic else 6)
+        assert fit_chunk(net, rule, 6, 6, online=True) == 1
     assert [node.name for node in make("recurrent").of(Kind.DELAY)] == ["0.delay"]
 
 
