@@ -127,7 +127,7 @@ class Interpreter(ABC):
         if isinstance(signal.sent, SparseRows) and _flattens(node.module):
             rows = signal.sent.flattened()
             return Signal(rows, rows)
-        if isinstance(node.module, _LINEAR_GLUE):
+        if isinstance(node.module, LINEAR_GLUE):
             return signal.through(lambda x: rowwise(node.module, x))
         return signal.map(lambda x: rowwise(node.module, x))
 
@@ -273,7 +273,7 @@ class CreditWalk(Interpreter):
         return signal
 
 
-_LINEAR_GLUE = (
+LINEAR_GLUE = (
     nn.Flatten,
     nn.Unflatten,
     nn.AvgPool1d,
@@ -387,11 +387,12 @@ def shapes(net: Network, sample: Sequence, draws: Draws) -> dict[int, torch.Size
     return {**found, -1: out.shape[2:]}
 
 
-def run_walk(walk: Interpreter, x: Tensor | SparseRows) -> Tensor:
+def run_walk(walk: Interpreter, x: Tensor | SparseRows | Signal) -> Tensor:
     """Walks one chunk through ``walk``'s network; the output is also in its record."""
-    out = dense(walk.net.walk(Signal(x, x), walk).sent)
+    signal = x if isinstance(x, Signal) else Signal(x, x)
+    out = dense(walk.net.walk(signal, walk).sent)
     walk.record.out = out
-    walk.carry.step += len(x)
+    walk.carry.step += len(out)
     return out
 
 

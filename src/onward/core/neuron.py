@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
@@ -31,6 +33,43 @@ class Firing:
         return self.recall()
 
 
+@dataclass(frozen=True)
+class RateLaw:
+    """The mean output as a function of the mean drive x^: top * clamp(slope * x^ + offset, 0, 1).
+
+    Means over time in which a step weighs ``leak`` times what the next one does. ``closed`` says whether the bounds
+    themselves pass gradients. The numbers may be tensors in a graph.
+    """
+
+    leak: float
+    slope: Tensor | float
+    offset: Tensor | float = 0.0
+    top: Tensor | float = 1.0
+    closed: bool = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The mean output, as a function that autograd can follow."""
+        return self.top * _Saturate.apply(x * self.slope + self.offset, self.closed)
+
+    @property
+    def gain(self) -> Tensor | float:
+        """d mean output / d mean drive between the bounds."""
+        return self.top * self.slope
+
+
+class _Saturate(torch.autograd.Function):
+    """clamp(x, 0, 1), with a say in what happens on the bounds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, closed: bool) -> Tensor:
+        ctx.save_for_backward((x >= 0) & (x <= 1) if closed else (x > 0) & (x < 1))
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.saved_tensors[0], None
+
+
 class Neuron(nn.Module, ABC):
     """A layer of neurons. It holds no state: membranes travel in the carry of the sequence."""
 
@@ -43,6 +82,11 @@ class Neuron(nn.Module, ABC):
     @abstractmethod
     def spiking(self) -> bool:
         """Whether ``out`` is a spike train (and hence cuts what back-propagates without surrogates)."""
+
+    @property
+    def rate_law(self) -> RateLaw | None:
+        """Its rate at rest in a steady drive; None where a spike does not cost a fixed charge."""
+        return None
 
     @abstractmethod
     def start(self, like: Tensor) -> State:

@@ -56,8 +56,7 @@ def _over(group: Group, module: Any, x: Tensor) -> Tensor:
     from it; from these follow the mean and variance of all (Chan et al. 1983), without cancellation. One sum of
     ``3 x size x K x C`` numbers forward, one of ``2 x K x C`` backward.
     """
-    rows = x.flatten(3) if x.dim() > 3 else x[..., None]
-    y, means, variances, count = _Shared.apply(rows, module.eps, group)
+    y, means, variances, count = _Shared.apply(channels(x), module.eps, group)
     if module.track_running_stats:
         for mean, variance in zip(means, variances, strict=True):
             _move(module, mean, variance * (count / max(count - 1, 1)))
@@ -66,6 +65,26 @@ def _over(group: Group, module: Any, x: Tensor) -> Tensor:
         return y
     shape = (1, 1, -1, *[1] * (x.dim() - 3))
     return y * module.weight.view(shape) + module.bias.view(shape)
+
+
+def channels(x: Tensor) -> Tensor:
+    """The chunk ``x`` ``[K, B, C, ...]`` with its positions as one axis, ``[K, B, C, P]``."""
+    return x.flatten(3) if x.dim() > 3 else x[..., None]
+
+
+@torch.no_grad()
+def moments(x: Tensor, group: Group = ALONE) -> tuple[Tensor, Tensor, float]:
+    """Mean and biased variance ``[K, C]`` of ``x`` ``[K, B, C, P]`` over batch, positions and processes; the number."""
+    told = x.new_zeros(3, group.size, len(x), x.shape[2])
+    told[0, group.rank] = x.shape[1] * x.shape[3]
+    told[1, group.rank] = x.mean((1, 3))
+    told[2, group.rank] = (x - told[1, group.rank][:, None, :, None]).square().sum((1, 3))
+    group.sum_([told])
+    counts, means, spreads = told
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count
+    variance = (spreads + counts * (means - mean).square()).sum(0) / count
+    return mean, variance, float(count[0, 0])
 
 
 @torch.no_grad()
@@ -82,19 +101,11 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, group: Group) -> tuple[Tensor, Tensor, Tensor, float]:
-        told = x.new_zeros(3, group.size, len(x), x.shape[2])
-        told[0, group.rank] = x.shape[1] * x.shape[3]
-        told[1, group.rank] = x.mean((1, 3))
-        told[2, group.rank] = (x - told[1, group.rank][:, None, :, None]).square().sum((1, 3))
-        group.sum_([told])
-        counts, means, spreads = told
-        count = counts.sum(0)
-        mean = (counts * means).sum(0) / count
-        variance = (spreads + counts * (means - mean).square()).sum(0) / count
+        mean, variance, count = moments(x, group)
         scale = (variance + eps).rsqrt()
         y = (x - mean[:, None, :, None]) * scale[:, None, :, None]
         ctx.save_for_backward(y, scale)
-        ctx.group, ctx.count = group, float(count[0, 0])
+        ctx.group, ctx.count = group, count
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance, ctx.count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -12,6 +13,7 @@ from onward.core.registry import Choice, Registry
 from onward.neurons.adaptive import AdaptiveLIF
 from onward.neurons.affine import IF, LIF, Affine, HardReset, Reset, SoftReset
 from onward.neurons.filtered import LI, CubaLIF
+from onward.neurons.graded import Graded, GradedIF, GradedLIF
 from onward.surrogates import surrogates
 
 __all__ = [
@@ -21,6 +23,9 @@ __all__ = [
     "AdaptiveLIF",
     "Affine",
     "CubaLIF",
+    "Graded",
+    "GradedIF",
+    "GradedLIF",
     "HardReset",
     "Neuron",
     "SoftReset",
@@ -66,6 +71,11 @@ class AffineOptions(Choice):
     detach_reset: bool = Field(True, description="keep the reset out of BPTT's graph")
     learn_threshold: bool = Field(False, description="make the threshold a trained parameter, one a layer")
 
+    @property
+    def leak(self) -> float:
+        """What is left of the membrane potential after a step."""
+        return 1.0
+
 
 class LeakyOptions(AffineOptions):
     """Options of leaky neurons."""
@@ -104,6 +114,41 @@ class AdaptiveOptions(LeakyOptions):
     adaptation_decay: float = Field(0.9, ge=0, le=1, description="decay of the raised threshold per step")
 
 
+class GradedOptions(Choice):
+    """Options of the neurons of DSR."""
+
+    threshold: float = Field(6.0, gt=0, description="start of the learned threshold: a spike's height and its charge")
+    alpha: float = Field(0.5, gt=0, le=1, description="firing level as a share of the threshold")
+    floor: float = Field(0.01, gt=0, description="least value of the threshold")
+    vth_grad_scale: float | None = Field(
+        None, ge=0, description="factor on the gradient of the threshold; none: as published, 1 or dt squared"
+    )
+    learn_threshold: bool = Field(True, description="train the threshold, one a layer")
+
+    @property
+    def leak(self) -> float:
+        """What is left of the membrane potential after a step."""
+        return 1.0
+
+
+class GradedLeakyOptions(GradedOptions):
+    """Options of the leaky neuron of DSR."""
+
+    threshold: float = Field(0.3, gt=0, description="start of the learned threshold; spikes are threshold / dt high")
+    alpha: float = Field(0.3, gt=0, le=1, description="firing level as a share of the threshold")
+    floor: float = Field(0.0005, gt=0, description="least value of the threshold")
+    tau: float = Field(1.0, gt=0, description="membrane time constant, in the unit of dt")
+    dt: float = Field(0.05, gt=0, description="length of a step")
+    exact_slope: bool = Field(
+        False, description="slope (1 - beta) / dt of the mean output, in place of its limit 1 / tau"
+    )
+
+    @property
+    def leak(self) -> float:
+        """What is left of the membrane potential after a step."""
+        return exp(-self.dt / self.tau)
+
+
 def _affine(choice: Any, decay: float, gain: float) -> Affine:
     reset = resets.build(choice.reset, decay)
     return Affine(
@@ -138,6 +183,30 @@ neurons.register(
     AdaptiveOptions,
     lambda c: AdaptiveLIF(_leaky(c), c.adaptation, c.adaptation_decay),
     "LIF whose threshold rises with every spike",
+)
+
+neurons.register(
+    "dsr-if",
+    GradedOptions,
+    lambda c: GradedIF(
+        c.threshold, c.alpha, floor=c.floor, grad_scale=c.vth_grad_scale, learn_threshold=c.learn_threshold
+    ),
+    "IF that fires at alpha V and sends spikes of height V, V learned (DSR)",
+)
+neurons.register(
+    "dsr-lif",
+    GradedLeakyOptions,
+    lambda c: GradedLIF(
+        c.threshold,
+        c.alpha,
+        tau=c.tau,
+        dt=c.dt,
+        floor=c.floor,
+        grad_scale=c.vth_grad_scale,
+        exact_slope=c.exact_slope,
+        learn_threshold=c.learn_threshold,
+    ),
+    "LIF that fires at alpha V and sends spikes of height V / dt, V learned (DSR)",
 )
 
 build = neurons.build

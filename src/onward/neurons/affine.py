@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from onward.core.errors import ConfigError
-from onward.core.neuron import Firing, Neuron, State
+from onward.core.neuron import Firing, Neuron, RateLaw, State
 from onward.kernels.fire import Recurrence, fire, membrane, served
 from onward.kernels.fused import fuses, fusible
 from onward.surrogates import Sigmoid, Surrogate
@@ -40,6 +40,10 @@ class Reset(ABC):
     @abstractmethod
     def threshold_slope(self, s: Tensor) -> Tensor | float:
         """dV/d threshold at fixed H and s."""
+
+    @abstractmethod
+    def charge(self, threshold: Tensor | float) -> Tensor | float | None:
+        """The charge that a spike takes, whatever the potential; None where it takes all."""
 
     @abstractmethod
     def after_spike(self, threshold: float) -> tuple[bool, float]:
@@ -66,6 +70,10 @@ class SoftReset(Reset):
         """See `Reset.threshold_slope`."""
         return -self.scale * s
 
+    def charge(self, threshold: Tensor | float) -> Tensor | float | None:
+        """See `Reset.charge`."""
+        return self.scale * threshold
+
     def after_spike(self, threshold: float) -> tuple[bool, float]:
         """See `Reset.after_spike`."""
         return False, self.scale * threshold
@@ -89,6 +97,10 @@ class HardReset(Reset):
         """See `Reset.threshold_slope`."""
         return 0.0
 
+    def charge(self, threshold: Tensor | float) -> Tensor | float | None:
+        """See `Reset.charge`."""
+        return None
+
     def after_spike(self, threshold: float) -> tuple[bool, float]:
         """See `Reset.after_spike`."""
         return True, self.to
@@ -101,6 +113,11 @@ class Affine(Neuron):
     ``learn_threshold`` the threshold is a parameter (one number a layer). Cost: one pass over the drive where the
     compiled loop serves, else four passes a step.
     """
+
+    level_share: float = 1.0
+    """The firing level as a share of the threshold."""
+    height_share: float = 0.0
+    """The spike's height as a share of the threshold; 0 where it does not depend on it."""
 
     def __init__(
         self,
@@ -119,7 +136,7 @@ class Affine(Neuron):
         super().__init__()
         if threshold <= 0:
             raise ConfigError(f"a threshold of {threshold} was given; expected a positive number")
-        self._decay, self.gain, self.drift, self.height = leak(None, decay), gain, drift, height
+        self._decay, self.gain, self.drift, self._height = leak(None, decay), gain, drift, height
         self.threshold = nn.Parameter(torch.tensor(float(threshold))) if learn_threshold else float(threshold)
         self.reset = reset or SoftReset()
         self.initial, self.ties_fire, self.detach_reset = initial, ties_fire, detach_reset
@@ -135,6 +152,24 @@ class Affine(Neuron):
         """See `Neuron.spiking`."""
         return True
 
+    @property
+    def level(self) -> Tensor | float:
+        """The membrane potential at which it fires."""
+        return self.threshold if self.level_share == 1 else self.level_share * self.threshold
+
+    @property
+    def height(self) -> Tensor | float:
+        """What a spike sends."""
+        return self._height if self.height_share == 0 else self.height_share * self.threshold
+
+    @property
+    def rate_law(self) -> RateLaw | None:
+        """See `Neuron.rate_law`: a soft reset takes the charge r, a hard one forgets what is left of it."""
+        lost = self.reset.charge(self.threshold)
+        if lost is None:
+            return None
+        return RateLaw(self._decay, self.gain / lost, self.drift / lost, self.height)
+
     def start(self, like: Tensor) -> State:
         """See `Neuron.start`."""
         return (torch.full_like(like, self.initial),)
@@ -147,9 +182,9 @@ class Affine(Neuron):
             out, slope, v = fired
             return Firing(out, slope, (v,), lambda: self.membrane(x, state[0])[0])
         h, s, v = self.membrane(x, state[0])
-        slope = self.surrogate(h - self.threshold)
+        slope = self.surrogate(h - self.level)
         scale = self.gain * self.height
-        return Firing(self._sent(s), slope if scale == 1 else slope.mul_(scale), (v,), lambda: h)
+        return Firing(self.sent(s), slope if scale == 1 else slope.mul_(scale), (v,), lambda: h)
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
@@ -162,10 +197,13 @@ class Affine(Neuron):
         return 2 if through_time or (self.ties_fire and served(like, self.surrogate.shape)) else 3
 
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
-        """d loss / d theta = -sum credit * slope / b, where the threshold is learned."""
+        """d loss / d theta = -sum credit * slope / b (spikes come later), plus what higher spikes do, where learned."""
         if not isinstance(self.threshold, nn.Parameter):
             return {}
-        return {"threshold": -(credit * firing.slope).sum() / self.gain}
+        grad = -(credit * firing.slope).sum() * (self.level_share / self.gain)
+        if self.height_share:
+            grad = grad + (credit * (firing.out / self.threshold)).sum()
+        return {"threshold": grad}
 
     def after_reset(self, firing: Firing) -> Tensor:
         """See `Neuron.after_reset`."""
@@ -175,7 +213,9 @@ class Affine(Neuron):
     def recurrence(self) -> Recurrence:
         """The neuron as the numbers that compiled loops take."""
         theta = float(self.threshold)
-        return Recurrence(self._decay, self.gain, self.drift, theta, *self.reset.after_spike(theta), self.height)
+        return Recurrence(
+            self._decay, self.gain, self.drift, float(self.level), *self.reset.after_spike(theta), float(self.height)
+        )
 
     def membrane(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H and s over the chunk ``[K, B, ...]``, and the last V."""
@@ -185,7 +225,7 @@ class Affine(Neuron):
         s = torch.empty_like(h)
         for t in range(len(x)):
             self.charge(x[t], v, out=h[t])
-            self.fire(h[t], self.threshold, out=s[t])
+            self.fire(h[t], self.level, out=s[t])
             v = self.reset(h[t], s[t], self.threshold)
         return h, s, v
 
@@ -200,8 +240,9 @@ class Affine(Neuron):
         compare = torch.ge if self.ties_fire else torch.gt
         compare(h, threshold, out=out)
 
-    def _sent(self, s: Tensor) -> Tensor:
-        return s if self.height == 1 else s * self.height
+    def sent(self, s: Tensor) -> Tensor:
+        """What the spikes ``s`` send."""
+        return s if isinstance(self.height, float) and self.height == 1 else s * self.height
 
     def extra_repr(self) -> str:
         """The parameters that differ from an IF neuron's."""
@@ -218,14 +259,14 @@ class _ThroughTime(torch.autograd.Function):
         ctx.neuron = neuron
         ctx.mark_non_differentiable(h)
         ctx.set_materialize_grads(True)
-        return neuron._sent(s), v, h
+        return neuron.sent(s), v, h
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         g_out, g_v = grads[0], grads[1]
         h, s, threshold = ctx.saved_tensors
         n: Affine = ctx.neuron
-        psi = n.surrogate(h - threshold)
+        psi = n.surrogate(h - n.level_share * threshold)
         g_h, g_v, g_threshold = _fused_back(g_out, g_v, h, s, psi, threshold, n)
         return g_h * n.gain, g_v, g_threshold, None
 
@@ -239,7 +280,8 @@ def _back(
         through_h, through_s = n.reset.slopes(h[t], s[t], threshold)
         g_s = g_out[t] * n.height if n.detach_reset else g_out[t] * n.height + g_v * through_s
         found.append(psi[t] * g_s + g_v * through_h)
-        g_threshold = g_threshold + (g_v * n.reset.threshold_slope(s[t]) - psi[t] * g_s).sum()
+        direct = n.height_share * (g_out[t] * s[t]) - n.level_share * (psi[t] * g_s)
+        g_threshold = g_threshold + (g_v * n.reset.threshold_slope(s[t]) + direct).sum()
         g_v = n._decay * found[-1]
     return torch.stack(found[::-1]), g_v, g_threshold
 

@@ -10,32 +10,25 @@ Fang et al. 2023; the baseline of Xiao et al. 2022 and Meng et al. 2023.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onward.core.backprop import Tape, deposit_all
 from onward.core.draws import Draws
 from onward.core.graph import Node
-from onward.core.interpret import Interpreter, Record, nonzeros, run_walk, shapes, trainable
+from onward.core.interpret import Interpreter, nonzeros, run_walk, shapes
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, Signal, dense
+from onward.core.signal import Signal, dense
 from onward.core.synapse import through
 from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
-
-
-@dataclass
-class Tape(Carry):
-    """A carry that remembers every chunk."""
-
-    records: list[Record] = field(default_factory=list)
 
 
 class ThroughTime(Interpreter):
@@ -104,19 +97,10 @@ class BPTT(LearningRule):
     def finish(self, lesson: Lesson) -> None:
         """One gradient of the whole sequence with respect to every drive, then one deposit a synapse and chunk."""
         assert isinstance(lesson.carry, Tape)
-        records, net = lesson.carry.records, lesson.net
+        records = lesson.carry.records
         with torch.enable_grad():
             loss = _loss(lesson, torch.cat([record.out for record in records]))
-        weights = trainable((*net.fitted_glue, *net.neurons))
-        slots = [(i, record) for record in records for i in record.drives]
-        targets = [record.drives[i] for i, record in slots] + weights
-        grads = torch.autograd.grad(loss, targets, allow_unused=True)
-        for (index, record), post in zip(slots, grads, strict=False):
-            if post is not None:
-                lesson.sink.deposit(net.nodes[index], record.pres[index], post)
-        for parameter, grad in zip(weights, grads[len(slots) :], strict=True):
-            if grad is not None:
-                lesson.sink.add(parameter, grad)
+        deposit_all(lesson, records, [loss], [torch.ones_like(loss)])
 
 
 def _loss(lesson: Lesson, out: Tensor) -> Tensor:
