@@ -15,7 +15,7 @@ from onward.core.draws import Draws
 from onward.core.graph import Node
 from onward.core.group import Share
 from onward.core.interpret import Record
-from onward.core.objective import Objective
+from onward.core.objective import Objective, Readout, Weighted
 from onward.core.rule import Lesson
 from onward.core.run import run_sequence
 from onward.core.sequence import Sequence
@@ -25,6 +25,14 @@ from onward.core.trace import Presynaptic
 from onward.rules import rules
 
 OBJECTIVE = PerStep(CrossEntropy())
+
+
+def suited(rule: LearningRule, net: Network) -> Objective:
+    """The objective that the tests teach with: per step, or the weighted rate where the rule learns from rates."""
+    laws = [node.module.rate_law for node in net.neurons]
+    return (
+        Readout(CrossEntropy(), Weighted(laws[0].leak if laws and laws[0] else 1.0)) if rule.traits.rate else OBJECTIVE
+    )
 
 
 @dataclass
@@ -65,6 +73,9 @@ class ForcedError(Objective):
     def errors(self, o: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
         return self._errors.expand(o.shape).to(o)
 
+    def rate_errors(self, evidence: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
+        return 1e-3 * self._errors[0].expand(evidence.shape).to(evidence)  # small enough for signals of bounded range
+
     def total(self, evidence: Tensor, running: Tensor, y: Tensor, steps: int) -> Tensor:
         return running.mean()
 
@@ -93,12 +104,14 @@ def bound(
     rule: str | Mapping[str, Any] | LearningRule,
     net: Network,
     x: Tensor | Sequence,
-    objective: Objective = OBJECTIVE,
+    objective: Objective | None = None,
     draws: Draws | None = None,
 ) -> LearningRule:
     """A rule, built if need be, bound to ``net``."""
     built = rule if isinstance(rule, LearningRule) else rules.build(rule)
-    built.bind(net, objective, x if isinstance(x, Sequence) else Frames(x), draws or KeyedDraws(0))
+    built.bind(
+        net, objective or suited(built, net), x if isinstance(x, Sequence) else Frames(x), draws or KeyedDraws(0)
+    )
     return built
 
 
@@ -108,7 +121,7 @@ def teach(
     x: Tensor | Sequence,
     y: Tensor,
     *,
-    objective: Objective = OBJECTIVE,
+    objective: Objective | None = None,
     draws: Draws | None = None,
     sequence: int = 0,
     **options: Any,
@@ -117,6 +130,7 @@ def teach(
     x, draws = x if isinstance(x, Sequence) else Frames(x), draws or KeyedDraws(0)
     taught = rule if isinstance(rule, LearningRule) else bound(rule, net, x, objective, draws)
     clear(net, taught)
+    objective = objective or suited(taught, net)
     sink, records = Spy(GradSink(net)), []
     outcome = run_sequence(
         net, taught, objective, x, y, sink, draws=draws, sequence=sequence, watch=records.append, **options
@@ -138,11 +152,11 @@ def teach_in_parts(
     """The gradients when the sequence is handed over piece by piece, only the carry surviving in between."""
     clear(net, rule)
     sink, context = GradSink(net), Context(KeyedDraws(seed), torch.arange(x.shape[1]), 0, len(x), Share(x.shape[1]))
-    lesson = Lesson(net, OBJECTIVE, Frames(x), y, sink, context)
+    lesson = Lesson(net, suited(rule, net), Frames(x), y, sink, context)
     rule.begin(lesson)
     for start, stop in pairwise([0, *cuts, len(x)]):
         rule.step(lesson, x[start:stop])
-        lesson = Lesson(net, OBJECTIVE, Frames(x), y, sink, context, lesson.carry)
+        lesson = Lesson(net, suited(rule, net), Frames(x), y, sink, context, lesson.carry)
     rule.finish(lesson)
     sink.flush()
     return gradients(net, rule)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from conformance.harness import (
-    OBJECTIVE,
     ForcedError,
     Taught,
     bound,
@@ -18,6 +17,7 @@ from conformance.harness import (
     held_bytes,
     relative,
     same_bits,
+    suited,
     teach,
 )
 from conformance.test_rules import CELLS, RULES, pairs_of
@@ -31,12 +31,16 @@ from onward.core.synapse import ConvOps, LinearOps, VjpOps, effective
 from onward.rules import rules
 
 each_cell = pytest.mark.parametrize("rule", CELLS, ids=label)
-each_local = pytest.mark.parametrize(
-    "rule", [rule for rule in CELLS if rules.build(rule).traits.backward == "none"], ids=label
-)
-UNCONNECTED = [
-    rule for rule in CELLS if rules.build(rule).traits.backward == "none" and rule.get("local", "none") == "none"
-]
+
+
+def is_local(rule: dict) -> bool:
+    """Whether errors come from the output directly, by no way back through the layers."""
+    traits = rules.build(rule).traits
+    return traits.backward == "none" and not traits.weight_transport
+
+
+each_local = pytest.mark.parametrize("rule", [rule for rule in CELLS if is_local(rule)], ids=label)
+UNCONNECTED = [rule for rule in CELLS if is_local(rule) and rule.get("local", "none") == "none"]
 
 
 class Kept:
@@ -74,7 +78,7 @@ def held_by(rule: dict, name: str, steps: int) -> int:
     x = Static(frame, steps)
     built = bound(rule, net, x)
     sink, context = GradSink(net), Context(KeyedDraws(0), torch.arange(BATCH), 0, steps, Share(BATCH))
-    lesson, kept, most = Lesson(net, OBJECTIVE, x, y, sink, context), Kept(), 0
+    lesson, kept, most = Lesson(net, suited(built, net), x, y, sink, context), Kept(), 0
     chunk = fit_chunk(net, built, 4, steps, online=False)
     with kept.hooks():
         built.begin(lesson)
@@ -94,7 +98,7 @@ def test_memory_in_the_number_of_steps_is_as_claimed(rule: dict, name: str) -> N
         assert 12 < many / few < 20
 
 
-SPIKES = ("_Attach", "_ThroughTime", "_Fire")
+SPIKES = ("_Attach", "_ThroughTime", "_Fire", "_Saturate")
 
 
 def crossings(outputs: Any) -> int:

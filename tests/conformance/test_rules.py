@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from conformance.harness import (
-    OBJECTIVE,
     Taught,
     assert_close,
     bound,
@@ -17,10 +16,11 @@ from conformance.harness import (
     clear,
     gradients,
     same_bits,
+    suited,
     teach,
     teach_in_parts,
 )
-from conformance.zoo import BATCH, GRID, PER_BATCH, REFUSED, RULES, STEPS, ZOO, data, label, make
+from conformance.zoo import BATCH, GRID, PER_BATCH, RULES, STEPS, ZOO, data, label, make, refusal
 from onward.core import Frames, GradSink, KeyedDraws, LearningRule, Network, run_sequence
 from onward.core.errors import TopologyMismatch
 from onward.core.group import Share
@@ -34,14 +34,14 @@ each_cell = pytest.mark.parametrize("rule", CELLS, ids=label)
 
 
 def served(rule: dict, name: str) -> bool:
-    """Whether the rule can train the network; if not, says so by its traits."""
-    return (name, rules.build(rule).traits.backward) not in REFUSED
+    """Whether the rule can train the network."""
+    return refusal(rule, name) is None
 
 
 @pytest.mark.parametrize("case", [(r, n) for r in RULES for n in ZOO if not served(r, n)], ids=str)
 def test_a_network_that_a_rule_cannot_train_is_refused_at_bind(case: tuple[dict, str]) -> None:
     rule, name = case
-    with pytest.raises(TopologyMismatch, match=REFUSED[name, rules.build(rule).traits.backward]):
+    with pytest.raises(TopologyMismatch, match=refusal(rule, name)):
         bound(rule, make(name), data(name)[0])
 
 
@@ -61,9 +61,10 @@ def whole(rule: str, name: str) -> Taught:
 def test_the_output_is_the_networks_own_unless_the_rule_perturbs(rule: dict, name: str) -> None:
     taught, net = whole(label(rule), name), make(name)
     own = net(data(name)[0])
-    if rules.build(rule).traits.perturbs:
+    traits = rules.build(rule).traits
+    if traits.perturbs:
         assert not torch.equal(taught.outs, own)
-    else:
+    elif not (traits.rate and name in PER_BATCH):  # rules of rates normalise all steps alike
         assert torch.equal(taught.outs, own)
     assert taught.outs.isfinite().all()
     assert set(taught.grads) >= {n for n, p in net.named_parameters() if p.requires_grad}
@@ -114,9 +115,9 @@ def test_another_seed_gives_other_numbers_exactly_where_a_rule_is_stochastic(rul
 
 
 def couples_samples(rule: dict) -> bool:
-    """Whether the rule lets samples meet inside a sequence: M, or the readout's mean, moves from step to step."""
+    """Whether a gradient of half a batch is something else: M moves from step to step, or errors become spikes."""
     spatial: Any = rule.get("spatial")
-    return isinstance(spatial, dict) and spatial.get("per") == "step"
+    return rule["name"] == "spide" or (isinstance(spatial, dict) and spatial.get("per") == "step")
 
 
 @pairs_of([r for r in CELLS if not couples_samples(r)], sorted({"mlp", "dropout", "recurrent"} - PER_BATCH))
@@ -212,7 +213,7 @@ def _accumulate(net: Network, rule: LearningRule, x: torch.Tensor, y: torch.Tens
     clear(net, rule)
     sink = GradSink(net)
     for n in range(2):
-        run_sequence(net, rule, OBJECTIVE, Frames(x), y, sink, draws=KeyedDraws(0), sequence=n)
+        run_sequence(net, rule, suited(rule, net), Frames(x), y, sink, draws=KeyedDraws(0), sequence=n)
     sink.flush()
     return gradients(net, rule)
 

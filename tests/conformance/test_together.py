@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.harness import OBJECTIVE, bound, clear, gradients, relative
+from conformance.harness import bound, clear, gradients, relative, suited
 from conformance.zoo import GRID, RULES, data, label, make
 from onward.core import Frames, GradSink, KeyedDraws, run_sequence
 from onward.core.errors import TopologyMismatch
@@ -55,7 +55,7 @@ def learned(rule: dict, name: str, group: Group, sequences: int = SEQUENCES) -> 
 
     for number in range(sequences):
         outcome = run_sequence(
-            net, built, OBJECTIVE, Frames(x[:, part]), y[part], sink,
+            net, built, suited(built, net), Frames(x[:, part]), y[part], sink,
             draws=KeyedDraws(0), ids=torch.arange(SAMPLES)[part] + 7, sequence=number,
             share=Share(SAMPLES, part.start, group, group),
             after_step=update if built.traits.updates == "step" else None,

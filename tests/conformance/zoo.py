@@ -144,10 +144,21 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "all-knobs": (_between(lambda: Affine(0.7, 0.9, 0.05, 0.8, 1.3, ties_fire=False, detach_reset=False)), FLAT),
 }
 
-REFUSED = {
-    ("delayed-layer", "step"): "every way from 1 to the output passes a delay",
-}
-"""Network and reach of autograd (a trait) that `bind` refuses, with its words."""
+NO_RATE = {"leaky-readout", "cuba-lif", "adaptive-lif", "hard-reset"}
+"""Networks whose neurons have no rate that follows from their mean drive."""
+
+
+def refusal(rule: dict, name: str) -> str | None:
+    """The words in which `bind` refuses a network that the rule cannot train; None where it takes it."""
+    traits, cyclic = rules.build(rule).traits, name in ("recurrent", "feedback")
+    if traits.rate:
+        if name in NO_RATE:
+            return "has no rate that follows from its mean drive"
+        return "hears its own past" if cyclic and rule["name"] == "dsr" else None
+    if name == "delayed-layer" and traits.backward == "step":
+        return "every way from 1 to the output passes a delay"
+    return None
+
 
 PER_BATCH = {"batchnorm"}
 """Networks whose samples see each other."""
@@ -177,7 +188,10 @@ GRID = [
 ]
 """A representative part of temporal x spatial x local, and of the options."""
 
-RULES: list[dict] = [{"name": name} for name in rules.names()]
+SOLVED: dict[str, dict] = {"ide": {"solver": {"name": "gmres", "tolerance": 1e-14, "steps": 100}}}
+"""Options with which rules that solve equations solve them to rounding."""
+
+RULES: list[dict] = [{"name": name, **SOLVED.get(name, {})} for name in rules.names()]
 
 
 def label(rule: dict) -> str:

@@ -54,7 +54,12 @@ class Network(nn.Module):
     @property
     def cyclic(self) -> bool:
         """Whether an edge leads back in the order of a step, so that time cannot be chunked."""
-        return any(self.closes_cycle(node) for node in self.nodes)
+        return bool(self.closing)
+
+    @property
+    def closing(self) -> list[Node]:
+        """The delays at which cycles begin: each reads a node visited after it."""
+        return [node for node in self.nodes if self.closes_cycle(node)]
 
     @property
     def fitted_glue(self) -> list[Node]:
@@ -116,6 +121,17 @@ class Network(nn.Module):
         reached = [self.nodes[i] for i in sorted(self._reached_back(node.index) - {node.index})]
         return [other for other in reached if other.kind in (Kind.SYNAPSE, Kind.NEURON)]
 
+    def origins(self, node: Node) -> list[Node]:
+        """The synapses, neurons, delays and the input that ``node`` reads, itself or through glue."""
+        frontier, found = list(node.inputs), set[int]()
+        while frontier:
+            here = self.nodes[frontier.pop()]
+            if here.kind in _BARRIERS or here.kind is Kind.INPUT:
+                found.add(here.index)
+            else:
+                frontier += here.inputs
+        return [self.nodes[i] for i in sorted(found)]
+
     def wakes(self, node: Node) -> int:
         """The first time step at which a signal reaches ``node``: 1 behind a delay that closes a cycle, else 0."""
         return self._wakes[node.index]
@@ -135,9 +151,8 @@ class Network(nn.Module):
             values[node.index] = visit(node, *inputs)
             for done in self._release[node.index]:
                 values[done] = None
-        for node in self.nodes:
-            if self.closes_cycle(node):
-                visit(node, values[node.inputs[0]])
+        for node in self.closing:
+            visit(node, values[node.inputs[0]])
         out = values[self.output]
         assert out is not None
         return out

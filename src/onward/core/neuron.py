@@ -51,6 +51,10 @@ class RateLaw:
         """The mean output, as a function that autograd can follow."""
         return self.top * _Saturate.apply(x * self.slope + self.offset, self.closed)
 
+    def inside(self, x: Tensor, between: Tensor, above: Tensor) -> Tensor:
+        """The same where it is known, by 0 and 1, which means lie between the bounds and which above."""
+        return self.top * (between * (x * self.slope + self.offset) + above)
+
     @property
     def gain(self) -> Tensor | float:
         """d mean output / d mean drive between the bounds."""

@@ -12,7 +12,7 @@ of clamps at the measured rates is what is differentiated by rules that never di
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -50,24 +50,43 @@ class Sums:
         for name, leak in self._kinds(node):
             self.held[name] = leaky_sum(x, self.held.get(name), leak)
 
-    def mean(self, node: Node, like: Tensor | None = None) -> Signal:
+    def mean(self, node: Node) -> Signal:
         """The weighted mean ``[1, B, ...]`` of what the node sent, and (as clean) the plain mean."""
         (weighted, _), *others = self._kinds(node)
         sent = self.held[weighted][None] / self.weight
         clean = self.held[others[0][0]][None] / self.steps if others else sent
         return Signal(sent, clean)
 
+    def count(self, node: Node) -> Tensor:
+        """How often each neuron of the node fired, ``[1, B, ...]``."""
+        module: Any = node.module
+        total = self.held[self._kinds(node)[-1][0]][None]
+        return total / (rate_law(node).top if module.spiking else 1.0)
+
     def _kinds(self, node: Node) -> list[tuple[str, float]]:
         weighted = [(f"weighted {node.index}", self.leak)]
         return weighted if self.leak == 1 else [*weighted, (f"plain {node.index}", 1.0)]
 
 
-class Simulation(Forward):
-    """Runs the network as it is, outside any graph, and sums what neurons and closing delays send.
+class SteadyNorms(Interpreter):
+    """Normalisation that moves no statistics and is the same at every step, training or not.
 
-    While training, normalisation behind a neuron uses its running statistics, and normalisation of the input those of
-    the batch, taken from the mean input (``scales``), so that all steps are normalised alike.
+    Behind a neuron it uses the running statistics; that of the input uses those of the batch (``scales``), which come
+    from the mean input.
     """
+
+    scales: Mapping[int, tuple[Tensor, Tensor]]
+
+    def norm(self, node: Node, signal: Signal) -> Signal:
+        """See `Interpreter.norm`."""
+        if node.index not in self.scales:
+            return signal.map(lambda x: rowwise(lambda rows: _running(node.module, rows), x))
+        scale, shift = self.scales[node.index]
+        return signal.map(lambda x: torch.addcmul(shift, x, scale))
+
+
+class Simulation(SteadyNorms, Forward):
+    """Runs the network as it is, outside any graph, and sums what neurons and closing delays send."""
 
     def __init__(self, lesson: Lesson, sums: Sums, scales: Mapping[int, tuple[Tensor, Tensor]]):
         super().__init__(lesson.net, lesson.carry, lesson.context, lesson.sink.params)
@@ -85,15 +104,8 @@ class Simulation(Forward):
             self.sums.add(node, dense(signals[0].sent))
         return super().delay(node, *signals)
 
-    def norm(self, node: Node, signal: Signal) -> Signal:
-        """See `Interpreter.norm`."""
-        if node.index not in self.scales:
-            return signal.map(lambda x: rowwise(lambda rows: running(node.module, rows), x))
-        scale, shift = self.scales[node.index]
-        return signal.map(lambda x: torch.addcmul(shift, x, scale))
 
-
-def running(module: Any, rows: Tensor) -> Tensor:
+def _running(module: Any, rows: Tensor) -> Tensor:
     """Batch normalisation by the running statistics, whatever mode the module is in."""
     return torch.nn.functional.batch_norm(
         rows, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps
@@ -133,7 +145,7 @@ class RateWalk(Interpreter):
     """One step through the network of rates, in one graph; ``handed`` is what closing delays hand on.
 
     Neurons in ``measured`` send what was measured, and pass its gradient on to their clamp; the others send the value
-    of their clamp. Afterwards ``ahead`` has what each closing delay receives.
+    of their clamp. Afterwards ``mapped`` has the values of all clamps, ``ahead`` what each closing delay receives.
     """
 
     def __init__(
@@ -147,6 +159,7 @@ class RateWalk(Interpreter):
         carry = Carry(masks=lesson.carry.masks)
         super().__init__(lesson.net, carry, lesson.context, norms)
         self.params, self.laws, self.measured, self.handed = lesson.sink.params, laws, measured, handed
+        self.mapped: dict[int, Tensor] = {}
         self.ahead: dict[int, Tensor] = {}
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
@@ -163,11 +176,11 @@ class RateWalk(Interpreter):
         """The clamp."""
         drive = dense(signal.sent)
         self.record.inputs[node.index] = drive
-        mapped = self.laws[node.index](drive)
+        mapped = self.mapped[node.index] = self.laws[node.index](drive)
         if node.index not in self.measured:
             return Signal(mapped, mapped)
-        sent, clean = (dense(value).to(mapped.dtype) for value in self.measured[node.index])
-        return Signal(_Standing.apply(mapped, sent), clean)
+        sent, clean = self.measured[node.index]
+        return Signal(_Standing.apply(mapped, dense(sent)), clean)
 
     def norm(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.norm`; what it sends is the same for all."""
@@ -182,6 +195,21 @@ class RateWalk(Interpreter):
         assert signals[0] is not None
         self.ahead[node.index] = dense(signals[0].sent)
         return None
+
+
+class SteadyRateWalk(SteadyNorms, RateWalk):
+    """The same with normalisation as the simulation has it."""
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        laws: Mapping[int, RateLaw],
+        measured: Mapping[int, Signal],
+        handed: Mapping[int, Signal],
+        scales: Mapping[int, tuple[Tensor, Tensor]],
+    ):
+        super().__init__(lesson, laws, measured, handed)
+        self.scales = scales
 
 
 class _Standing(torch.autograd.Function):
@@ -238,7 +266,7 @@ class RateRule(LearningRule):
     def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
         """See `LearningRule.step`."""
         with torch.no_grad():
-            walk = Simulation(lesson, self.sums(lesson), self._scales(lesson))
+            walk = Simulation(lesson, self.sums(lesson), self.scales(lesson))
             out = run_walk(walk, x)
         lesson.saw(walk.record)
         self.gather(lesson, out)
@@ -264,11 +292,20 @@ class RateRule(LearningRule):
         return lesson.objective.rate_errors(evidence, lesson.y, context.steps, context.samples)[None]
 
     def inputs(self, lesson: Lesson) -> Signal:
-        """The weighted and the plain mean of the input, ``[1, B, ...]``."""
+        """The weighted mean of the input, ``[1, B, ...]``, and what deposits see of it."""
         sent = lesson.x.mean(self.leak)[None]
-        return Signal(sent, sent if self.leak == 1 else lesson.x.mean()[None])
+        return self.seen(Signal(sent, sent if self.leak == 1 else lesson.x.mean()[None]))
 
-    def _scales(self, lesson: Lesson) -> dict[int, tuple[Tensor, Tensor]]:
+    def measured(self, lesson: Lesson, nodes: Iterable[Node]) -> dict[int, Signal]:
+        """The mean that each node sent, and what deposits see of it."""
+        sums, dtype = self.sums(lesson), lesson.carry.sums[EVIDENCE].dtype
+        return {node.index: self.seen(sums.mean(node).map(lambda x: x.to(dtype))) for node in nodes}
+
+    def seen(self, mean: Signal) -> Signal:
+        """What drives and deposits see of a weighted mean (and its plain one): the weighted one, as the clamp does."""
+        return Signal(mean.sent, dense(mean.sent))
+
+    def scales(self, lesson: Lesson) -> dict[int, tuple[Tensor, Tensor]]:
         """Scale and shift of the input's normalisation, found once a sequence."""
         held, net = lesson.carry.sums, lesson.net
         norms = [node for node in net.of(Kind.NORM) if node.module.training and net.sender(node) is None]
@@ -300,3 +337,8 @@ def shares(steps: int, leak: float, like: Tensor | None = None) -> Tensor:
     weights = torch.tensor([leak ** (steps - 1 - t) for t in range(steps)], dtype=torch.float64)
     weights = (weights / weights.sum()).view(-1, 1, 1)
     return weights if like is None else weights.to(like)
+
+
+def leaf(signal: Signal) -> Signal:
+    """The signal as the start of a graph."""
+    return Signal(dense(signal.sent).detach().clone().requires_grad_(), signal.clean)

@@ -35,11 +35,12 @@ class Sequence(ABC):
 
         Reads the sequence in pieces; memory O(1) in the number of steps.
         """
-        total: Tensor | None = None
-        for start in range(0, self.steps, PIECE):
-            total = leaky_sum(self.chunk(start, min(start + PIECE, self.steps)), total, decay)
-        assert total is not None
-        return total / sum(decay**t for t in range(self.steps))
+        first = self.chunk(0, min(PIECE, self.steps))
+        wide = torch.promote_types(first.dtype, torch.float32)
+        total = leaky_sum(first.to(wide), None, decay)
+        for start in range(PIECE, self.steps, PIECE):
+            total = leaky_sum(self.chunk(start, min(start + PIECE, self.steps)).to(wide), total, decay)
+        return (total / sum(decay**t for t in range(self.steps))).to(first.dtype)
 
     @abstractmethod
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sequence:

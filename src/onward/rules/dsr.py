@@ -87,18 +87,17 @@ class DSR(RateRule):
             (record,) = lesson.carry.records
             weights = shares(lesson.context.steps, self.leak, record.out)
             return deposit_all(lesson, [record], [record.out], [self.errors(lesson) * weights])
-        sums, net = self.sums(lesson), lesson.net
-        measured = {node.index: self._seen(sums.mean(node)) for node in net.neurons}
+        net = lesson.net
         with torch.enable_grad():
-            walk = RateWalk(lesson, rate_laws(net), measured, {})
-            run_walk(walk, self._seen(self.inputs(lesson)))
+            walk = RateWalk(lesson, rate_laws(net), self.measured(lesson, net.neurons), {})
+            run_walk(walk, self.inputs(lesson))
         deposit_all(lesson, [walk.record], [walk.record.out], [self.errors(lesson)])
 
         return None
 
-    def _seen(self, mean: Signal) -> Signal:
-        """The means that drives and deposits see."""
-        return mean if self.spread == "even" else Signal(mean.sent, dense(mean.sent))
+    def seen(self, mean: Signal) -> Signal:
+        """See `RateRule.seen`."""
+        return mean if self.spread == "even" else super().seen(mean)
 
 
 class WholeSequence(Interpreter):
