@@ -13,7 +13,7 @@ from onward._lazy import lazy
 from onward._version import __version__
 
 if TYPE_CHECKING:
-    from onward import data, models, neurons, rules, surrogates, train
+    from onward import data, models, neurons, rules, solvers, surrogates, train
     from onward.core import (
         MSE,
         Add,
@@ -112,13 +112,14 @@ __all__ = [
     "neurons",
     "rules",
     "run_sequence",
+    "solvers",
     "standardize",
     "surrogates",
     "train",
 ]
 
 
-__getattr__ = lazy(__name__, _HOMES, packages="data models neurons rules surrogates train")
+__getattr__ = lazy(__name__, _HOMES, packages="data models neurons rules solvers surrogates train")
 
 
 def __dir__() -> list[str]:
