@@ -7,14 +7,18 @@ from pkgutil import iter_modules
 
 from onward.models.layers import Stack, Style, build_layers
 from onward.models.registry import ModelChoice, models
+from onward.models.twin import Twin, set_thresholds, thresholds_from_activations
 
 __all__ = [
     "ModelChoice",
     "Stack",
     "Style",
+    "Twin",
     "build",
     "build_layers",
     "models",
+    "set_thresholds",
+    "thresholds_from_activations",
 ]
 
 build = models.build
