@@ -40,13 +40,16 @@ app.command(
     name="compare",
     help="Train several learning rules and show them side by side.\n\n"
     "Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST. "
-    "Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone.",
+    "Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone. A "
+    "rule that brings a network, neuron or objective of its own gets it unless recipe or flags say otherwise.",
     usage="Usage: onward compare [RECIPE.toml] [--rules NAME,NAME] [--FIELD VALUE ...] [--json]",
 )
 app.command(
     "onward.cli.rules:rules",
     name="rules",
-    help="List every learning rule and every choice of the credit grid.",
+    help="List every learning rule and every choice of the credit grid, or those called NAME.\n\n"
+    "What a rule brings for other parts of the configuration is shown as flags; flags of yours win over it.",
+    usage="Usage: onward rules [NAME] [--json]",
 )
 app.command(
     "onward.cli.doctor:doctor",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,15 +12,19 @@ from rich.table import Table
 from onward.cli import INTERRUPTED
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
-from onward.core.errors import ConfigError
+from onward.core.errors import ConfigError, UnknownName
 from onward.core.registry import Choice
 from onward.credit import spatials
 from onward.rules import rules as registry
-from onward.train import Comparison, RunConfig, parse_tokens
+from onward.train import Comparison, RunConfig
 from onward.train import compare as run
+from onward.train.grammar import Request, parse_flags
 from onward.train.ranks import several
+from onward.train.schema import shown
 
-BRIEF = ["--train.epochs", "2"]
+EPOCHS = tuple(parse_flags(["--train.epochs", "2"]))
+"""Where none are given."""
+
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
@@ -30,7 +35,8 @@ def compare(
 ) -> int:
     """Trains the same network with several learning rules: one table, one picture.
 
-    Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST.
+    Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST. A rule
+    that brings a network, neuron or objective of its own gets it unless recipe or flags say otherwise.
     """
     configs = configurations(rules, tokens)
     if several():
@@ -39,6 +45,8 @@ def compare(
     with progress(out) as on_event:
         comparison = run(configs, on_event)
     out.print(_table(comparison, configs))
+    if comparison.differs:
+        out.print(f"Not the same for all: {'; '.join(_differences(comparison))}", soft_wrap=True)
     out.print(f"The picture is {comparison.figure}; the runs are in {comparison.folder}", soft_wrap=True)
     emit(json, asdict(comparison))
     return INTERRUPTED if any(summary.interrupted for summary in comparison.runs.values()) else 0
@@ -49,24 +57,47 @@ def configurations(names: str, tokens: tuple[str, ...]) -> dict[str, RunConfig]:
     labels = [name.strip() for name in names.split(",") if name.strip()]
     if not labels or len(set(labels)) < len(labels):
         raise ConfigError(f"--rules: {names!r} was given; expected different rules, such as bp,dfa,opzo")
-    base = parse_tokens(tokens, parse_tokens(BRIEF))
+    request = Request.read(tokens)
+    if not request.sets("train", "epochs"):
+        request = replace(request, flags=(*EPOCHS, *request.flags))
+    configs = {label: _over(request, _rule(label)) for label in labels}
+    given = configs[labels[0]].rule
     flags = [token for token in tokens if token.partition("=")[0] == "--rule" or token.startswith("--rule.")]
-    if flags and base.rule.name not in labels:
+    if flags and given.name not in labels:
         raise ConfigError(
-            f"{flags[0]} is about rule {base.rule.name!r}, which is not compared; add it to --rules, or leave it out"
+            f"{flags[0]} is about rule {given.name!r}, which is not compared; add it to --rules, or leave it out"
         )
-    return {label: base.model_copy(update={"rule": _rule(label, base.rule)}) for label in labels}
+    rules = {label: given if label == given.name else _rule(label) for label in labels}
+    return {label: config.model_copy(update={"rule": rules[label]}) for label, config in configs.items()}
 
 
-def _rule(label: str, given: Choice) -> Choice:
-    """The rule of that name, with the options ``given`` for it.
-
-    Else OTTT's traces with the spatial credit of that name (``bp`` is no rule by itself).
-    """
-    if label == given.name:
-        return given
+def _rule(label: str) -> Choice:
+    """The rule of that name; else OTTT's traces with the spatial credit of that name (``bp`` is no rule by itself)."""
     grid = label in spatials.names() and label not in registry.names()
     return registry.parse({"name": "ottt", "spatial": label} if grid else label)
+
+
+def _over(request: Request, rule: Choice) -> RunConfig:
+    """The request over what ``rule`` brings; the rule that the request itself names stays."""
+    try:
+        return request.over(RunConfig(), rule.name)
+    except (ConfigError, UnknownName) as error:
+        if not registry.entry(rule.name).brings:
+            raise
+        raise ConfigError(f"with what rule {rule.name} brings (onward rules {rule.name}): {error}") from None
+
+
+def _differences(comparison: Comparison) -> Iterator[str]:
+    """Each field that is not the same for all rules: ``neuron lif for bp and dfa, if for ide``."""
+    for field, by_label in comparison.differs.items():
+        labels: dict[str, list[str]] = {}
+        for label, value in by_label.items():
+            labels.setdefault(shown(value), []).append(label)
+        yield f"{field} {', '.join(f'{value} for {_and(names)}' for value, names in labels.items())}"
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _table(comparison: Comparison, configs: dict[str, RunConfig]) -> Table:

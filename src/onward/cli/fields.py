@@ -16,7 +16,8 @@ GRAMMAR = (
     "A field takes its value after a space or an equals sign; dashes and underscores are the same; lists are 800 "
     "800 or [800,800]; switches are --x.y, --no-x.y or --x.y false. A choice takes its name directly: --rule opzo. "
     "Which fields a choice has depends on its name; this page shows the names in force: onward train --rule dfa "
-    "--help shows those of DFA. Flags win over the recipe, the recipe over the defaults."
+    "--help shows those of DFA. Flags win over the recipe, the recipe over what its rule brings (onward rules NAME), "
+    "and that over the defaults."
 )
 
 

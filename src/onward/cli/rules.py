@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from shlex import join
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
 from onward.cli.output import Json, console, emit
+from onward.core.errors import UnknownName
 from onward.core.registry import Entry, Registry
 from onward.core.rule import LearningRule
 from onward.credit import locals_, spatials, temporals
 from onward.rules import rules as registry
+from onward.train.grammar import brought_flags
 
 UNKNOWN = "not stated"
 
 
-def rules(*, json: Json = False) -> None:
-    """Lists every learning rule and every choice of the credit grid: meaning, needs, source."""
+def rules(
+    name: Annotated[str | None, Parameter(help="Of this name alone; default: all.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Lists every learning rule and every choice of the credit grid: meaning, needs, source, what it brings."""
     out = console(json)
-    listed = {"rules": list(_rules()), **{axis: list(_choices(axis, grid)) for axis, grid in GRID.items()}}
+    listed = _listed(name)
     for title, lines in listed.items():
         out.print(f"[bold]{title}[/bold]")
         for line in lines:
@@ -34,15 +42,22 @@ GRID: dict[str, Registry] = {"temporal": temporals, "spatial": spatials, "local"
 PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 
 
-def _rules() -> Iterator[dict[str, Any]]:
-    for name in registry.names():
-        yield _described(registry.entry(name), registry.build(name))
+def _listed(name: str | None) -> dict[str, list[dict[str, Any]]]:
+    """What is told, by kind: of everything, or of what is called ``name``; raises `UnknownName`."""
+    known = {"rules": registry.names(), **{axis: grid.names() for axis, grid in GRID.items()}}
+    chosen = known if name is None else {kind: [name] for kind, names in known.items() if name in names}
+    if not chosen:
+        raise UnknownName("rule", str(name), set().union(*known.values()))
+    return {kind: [_rule(n) if kind == "rules" else _choice(kind, n) for n in names] for kind, names in chosen.items()}
 
 
-def _choices(axis: str, grid: Registry) -> Iterator[dict[str, Any]]:
-    """Each choice by itself: its needs are those of a rule whose other axes need nothing."""
-    for name in grid.names():
-        yield _described(grid.entry(name), registry.build({**PLAIN, axis: name}))
+def _rule(name: str) -> dict[str, Any]:
+    return {**_described(registry.entry(name), registry.build(name)), "brings": join(brought_flags(name))}
+
+
+def _choice(axis: str, name: str) -> dict[str, Any]:
+    """A choice by itself: its needs are those of a rule whose other axes need nothing."""
+    return _described(GRID[axis].entry(name), registry.build({**PLAIN, axis: name}))
 
 
 def _described(entry: Entry, rule: LearningRule) -> dict[str, Any]:
@@ -58,3 +73,5 @@ def _show(out: Console, line: dict[str, Any]) -> None:
     needs = f"memory {line['memory']} in time steps; {transport}. "
     source = f"Paper: {line['paper']}. Published: {line['published']}. Inferred: {line['inferred']}."
     out.print(Padding(escape(needs + source), (0, 0, 0, 6)))
+    if line.get("brings"):
+        out.print(escape(f"      Brings, unless you say otherwise: {line['brings']}"), soft_wrap=True)

@@ -23,7 +23,7 @@ class Choice(BaseModel):
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """What a registry knows about one name."""
+    """What a registry knows about one name; ``brings`` are defaults for other sections of a configuration."""
 
     name: str
     config: type[Choice]
@@ -31,6 +31,7 @@ class Entry(Generic[T]):
     summary: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    brings: Mapping[str, Any] = field(default_factory=dict)
 
     def parse(self, options: Mapping[str, Any]) -> Choice:
         """The entry's options, its own defaults overlaid with ``options`` (nested mappings merge)."""
@@ -64,11 +65,18 @@ class Registry(Generic[T]):
         *,
         defaults: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
+        brings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Adds an entry; a name may be given once."""
+        """Adds an entry; a name may be given once.
+
+        ``brings`` names what the entry works with elsewhere in a configuration, as a recipe would:
+        ``{"neuron": {"name": "if", "threshold": 2.0}, "train": {"steps": 30}}``; whatever a user says wins over it.
+        """
         if name in self._entries:
             raise ConfigError(f"the {self.kind} {name!r} is registered twice")
-        self._entries[name] = Entry(name, config, build, summary, defaults or {}, facts or {})
+        if self.kind in (brings or {}):
+            raise ConfigError(f"the {self.kind} {name!r} brings options of a {self.kind}; give its own as defaults")
+        self._entries[name] = Entry(name, config, build, summary, defaults or {}, facts or {}, brings or {})
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -2,7 +2,8 @@
 
 Every field is a flag: ``--train.epochs 5``, ``--train.epochs=5``; dashes and underscores are the same. A
 choice takes its name directly: ``--rule opzo`` is ``--rule.name opzo``. Lists are ``800 800`` or ``[800,800]``;
-switches are ``--x.y``, ``--no-x.y`` or ``--x.y false``. Flags win over the recipe, the recipe over the defaults.
+switches are ``--x.y``, ``--no-x.y`` or ``--x.y false``. Flags win over the recipe, the recipe over what its rule
+brings, and that over the defaults.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
 from onward.core.errors import ConfigError, UnknownName, nearest
 from onward.core.registry import describe
+from onward.rules import rules
 from onward.train import toml
 from onward.train.config import RunConfig
 from onward.train.files import is_file, reader_of
@@ -31,6 +33,7 @@ from onward.train.schema import (
     registry_of,
     section_of,
     shown,
+    typed,
 )
 
 MOST_DEPTH = 16
@@ -79,21 +82,55 @@ def parse_tokens(tokens: Sequence[str], base: RunConfig | None = None) -> RunCon
     >>> parse_tokens(["--rule", "dfa", "--train.epochs=3", "--model.hidden", "64", "32"]).train.epochs
     3
     """
-    config = base or RunConfig()
-    recipe, flags = _split(tokens)
-    if recipe is not None:
-        config = apply(read_recipe(recipe), config)
-    return with_flags(flags, config)
+    return Request.read(tokens).over(base or RunConfig())
 
 
 def with_flags(flags: Sequence[str], base: RunConfig) -> RunConfig:
-    """``base`` with what command-line ``flags`` change in it; raises as `parse_tokens` does."""
-    return apply(list(_with_readers(list(parse_flags(flags)))), base)
+    """``base``, which is complete, with what ``flags`` change in it and nothing else: a rule named here brings nothing.
+
+    Raises as `parse_tokens` does.
+    """
+    return apply(_from_flags(flags), base)
 
 
 def load(path: Path) -> RunConfig:
-    """The configuration in a TOML file, over the defaults."""
-    return apply(read_recipe(path), RunConfig())
+    """The configuration in a TOML file, over what its rule brings and the defaults."""
+    return Request(tuple(read_recipe(path))).over(RunConfig())
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recipe and the flags after it ask for."""
+
+    recipe: tuple[Setting, ...] = ()
+    flags: tuple[Setting, ...] = ()
+
+    @classmethod
+    def read(cls, tokens: Sequence[str]) -> Self:
+        """What command-line ``tokens`` ask for; raises `ConfigError` where they are no flags, or the recipe no TOML."""
+        recipe, flags = _split(tokens)
+        return cls(() if recipe is None else tuple(read_recipe(recipe)), tuple(_from_flags(flags)))
+
+    def sets(self, *path: str) -> bool:
+        """Whether the recipe or a flag gives the field at ``path``."""
+        return any(setting.target == path for setting in (*self.recipe, *self.flags))
+
+    def over(self, base: RunConfig, rule: str | None = None) -> RunConfig:
+        """``base`` with the recipe, then the flags; a rule that either names anew brings its defaults under them.
+
+        What the recipe's rule brings is the recipe's. A rule that comes with the flags (``rule``, where it is none of
+        theirs) brings what it has for sections that the recipe leaves out. Raises as `parse_tokens` does.
+        """
+        first = _brought(_named(self.recipe, "rule"), self.recipe, base)
+        told = apply(self.recipe, apply(first, base))
+        settled = {setting.path[0] for setting in (*first, *self.recipe)}
+        second = _brought(rule or _named(self.flags, "rule"), self.flags, told)
+        return apply(self.flags, apply([setting for setting in second if setting.path[0] not in settled], told))
+
+
+def brought_flags(rule: str) -> list[str]:
+    """What ``rule`` brings for other sections, as the flags that say the same; raises `UnknownName`."""
+    return [token for setting in _brings(rule) for token in (flag(setting.target), *typed(setting.value))]
 
 
 def apply(settings: Iterable[Setting], base: RunConfig) -> RunConfig:
@@ -110,6 +147,35 @@ def apply(settings: Iterable[Setting], base: RunConfig) -> RunConfig:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(describe(error, "configuration")) from None
+
+
+def _brings(rule: str) -> list[Setting]:
+    return list(_flatten(rules.entry(rule).brings, (), f"what rule {rule} brings"))
+
+
+def _brought(rule: str | None, settings: Sequence[Setting], below: RunConfig) -> list[Setting]:
+    """What ``rule`` brings if it is new to ``below``, without the choices that ``settings`` make otherwise."""
+    if rule is None or rule == below.rule.name:
+        return []
+    brought = _brings(rule)
+    kept = {section for section in {s.path[0] for s in brought} if _agree(section, brought, settings, below)}
+    return [setting for setting in brought if setting.path[0] in kept]
+
+
+def _agree(section: str, brought: Sequence[Setting], settings: Sequence[Setting], below: RunConfig) -> bool:
+    """Whether ``settings`` leave the section's choice as it is brought."""
+    told = _named(settings, section)
+    present = getattr(getattr(below, section, None), "name", None)
+    return told is None or told == (_named(brought, section) or present)
+
+
+def _named(settings: Iterable[Setting], section: str) -> str | None:
+    """The choice that ``settings`` make for a section; None where they make none, or none that is a name."""
+    values = [setting.value for setting in settings if setting.target == (section,)]
+    match values[-1:]:
+        case [Words((str(name),))] | [str(name)]:
+            return name
+    return None
 
 
 def _split(tokens: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
@@ -131,6 +197,10 @@ def _flatten(tree: Mapping[str, Any], path: tuple[str, ...], source: str) -> Ite
             yield from _flatten(value, here, source)
         else:
             yield Setting(here, value, f"{'.'.join(here)} in {source}")
+
+
+def _from_flags(tokens: Sequence[str]) -> list[Setting]:
+    return list(_with_readers(list(parse_flags(tokens))))
 
 
 def parse_flags(tokens: Sequence[str]) -> Iterator[Setting]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from onward.core import Network, evaluate
 from onward.core.errors import ShapeError
@@ -185,11 +186,15 @@ def interval(percent: float, samples: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One summary for each rule, and where the picture and the runs are."""
+    """One summary for each rule, and where the picture and the runs are.
+
+    ``differs`` has the fields, other than the rule's, that are not the same for all: for each label its value or name.
+    """
 
     folder: str
     figure: str
     runs: dict[str, Summary]
+    differs: dict[str, dict[str, Any]]
 
 
 def compare(configs: Mapping[str, RunConfig], on_event: OnEvent = ignore) -> Comparison:
@@ -206,8 +211,8 @@ def compare(configs: Mapping[str, RunConfig], on_event: OnEvent = ignore) -> Com
             on_event(Ended("the rules after this one were not run"))
             break
     figure = folder.figures / "accuracy.svg"
-    figure.write_text(_accuracy_figure(runs, first), encoding="utf-8")
-    comparison = Comparison(str(folder.path), str(figure), runs)
+    figure.write_text(_accuracy_figure(runs, configs), encoding="utf-8")
+    comparison = Comparison(str(folder.path), str(figure), runs, _differing(configs))
     write_json(folder.path / "comparison.json", asdict(comparison))
     return comparison
 
@@ -216,10 +221,27 @@ def _inside(config: RunConfig, out: Path) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"out": str(out)})})
 
 
-def _accuracy_figure(runs: Mapping[str, Summary], config: RunConfig) -> str:
+def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
+    trees = [config.model_dump(exclude={"rule"}) for config in configs.values()]
+    return {".".join(path): dict(zip(configs, values, strict=True)) for path, values in _unequal(trees, ())}
+
+
+def _unequal(trees: Sequence[Mapping[str, Any]], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """Fields in which the trees differ, and their values; of a choice its name, or its options where names agree."""
+    for key in trees[0]:
+        here, values = (*path, key), [tree[key] for tree in trees]
+        names = [value.get("name") if isinstance(value, Mapping) else value for value in values]
+        if any(name != names[0] for name in names):
+            yield here, names
+        elif isinstance(values[0], Mapping):
+            yield from _unequal(values, here)
+
+
+def _accuracy_figure(runs: Mapping[str, Summary], configs: Mapping[str, RunConfig]) -> str:
     series = {label: list(_accuracies(RunFolder(Path(summary.run)))) for label, summary in runs.items()}
-    judged = "held-out" if config.train.validation else "test"
-    return curves(series, f"{config.data.name}, {config.model.name}", "epoch", f"{judged} accuracy (%)")
+    judged = "held-out" if any(config.train.validation for config in configs.values()) else "test"
+    subjects = dict.fromkeys(f"{config.data.name}, {config.model.name}" for config in configs.values())
+    return curves(series, " / ".join(subjects), "epoch", f"{judged} accuracy (%)")
 
 
 def _accuracies(folder: RunFolder) -> Iterable[tuple[float, float]]:

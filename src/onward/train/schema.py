@@ -155,6 +155,22 @@ def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
     return TypeAdapter(annotated[info.annotation, info], config=ConfigDict(allow_inf_nan=False))
 
 
+def typed(value: Any) -> list[str]:
+    """The words that give a field ``value`` on the command line.
+
+    >>> typed([800, 800]), typed([]), typed(None), typed(True), typed(1e-7)
+    (['800', '800'], ['[]'], ['none'], ['true'], ['1e-07'])
+    """
+    match value:
+        case list() | tuple():
+            return [word for item in value for word in typed(item)] or ["[]"]
+        case None:
+            return [NONE]
+        case bool():
+            return [str(value).lower()]
+    return [str(value)]
+
+
 def shown(value: Any) -> str:
     """A configuration value as a person writes it; of lists in lists and the like, what they are."""
     match value:
