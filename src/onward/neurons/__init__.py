@@ -40,6 +40,12 @@ class HardOptions(Choice):
     to: float = Field(0.0, description="membrane potential after a spike, in units of threshold")
 
 
+class SoftOptions(Choice):
+    """Options of the soft reset."""
+
+    rest: float = Field(0.0, le=0, description="resting potential: a spike costs threshold - rest")
+
+
 def _delayed(decay: float) -> SoftReset:
     if decay == 0:
         raise ConfigError("a delayed reset was given to a neuron without memory (tau 1, or decay 0); use reset 'soft'")
@@ -47,12 +53,19 @@ def _delayed(decay: float) -> SoftReset:
 
 
 resets: Registry[Reset] = Registry("reset")
-resets.register("soft", Choice, lambda choice, decay: SoftReset(), "subtract the threshold")
-resets.register("hard", HardOptions, lambda choice, decay: HardReset(choice.to), "set the potential to a fixed value")
+resets.register(
+    "soft",
+    SoftOptions,
+    lambda choice, decay, threshold: SoftReset(1 - choice.rest / threshold),
+    "subtract the threshold (and what lies between rest and 0)",
+)
+resets.register(
+    "hard", HardOptions, lambda choice, decay, threshold: HardReset(choice.to), "set the potential to a fixed value"
+)
 resets.register(
     "delayed",
     Choice,
-    lambda choice, decay: _delayed(decay),
+    lambda choice, decay, threshold: _delayed(decay),
     "subtract the threshold one step later, unleaked",
 )
 
@@ -124,6 +137,7 @@ class GradedOptions(Choice):
         None, ge=0, description="factor on the gradient of the threshold; none: as published, 1 or dt squared"
     )
     learn_threshold: bool = Field(True, description="train the threshold, one a layer")
+    surrogate: SurrogateChoice = Field(surrogates.parse("sigmoid"), description="for rules that differentiate spikes")
 
     @property
     def leak(self) -> float:
@@ -150,7 +164,7 @@ class GradedLeakyOptions(GradedOptions):
 
 
 def _affine(choice: Any, decay: float, gain: float) -> Affine:
-    reset = resets.build(choice.reset, decay)
+    reset = resets.build(choice.reset, decay, choice.threshold)
     return Affine(
         decay,
         gain=gain,
@@ -189,7 +203,12 @@ neurons.register(
     "dsr-if",
     GradedOptions,
     lambda c: GradedIF(
-        c.threshold, c.alpha, floor=c.floor, grad_scale=c.vth_grad_scale, learn_threshold=c.learn_threshold
+        c.threshold,
+        c.alpha,
+        floor=c.floor,
+        grad_scale=c.vth_grad_scale,
+        surrogate=surrogates.build(c.surrogate),
+        learn_threshold=c.learn_threshold,
     ),
     "IF that fires at alpha V and sends spikes of height V, V learned (DSR)",
 )
@@ -204,6 +223,7 @@ neurons.register(
         floor=c.floor,
         grad_scale=c.vth_grad_scale,
         exact_slope=c.exact_slope,
+        surrogate=surrogates.build(c.surrogate),
         learn_threshold=c.learn_threshold,
     ),
     "LIF that fires at alpha V and sends spikes of height V / dt, V learned (DSR)",

@@ -85,6 +85,7 @@ def GradedIF(
     *,
     floor: float = 0.01,
     grad_scale: float | None = None,
+    surrogate: Surrogate | None = None,
     learn_threshold: bool = True,
 ) -> Graded:
     """DSR's IF neuron with its published numbers (``grad_scale`` None is 1).
@@ -95,7 +96,7 @@ def GradedIF(
     [1.0, 0.0, 1.0, 0.0]
     """
     scale = 1.0 if grad_scale is None else grad_scale
-    return Graded(threshold, alpha, floor=floor, grad_scale=scale, learn_threshold=learn_threshold)
+    return Graded(threshold, alpha, floor=floor, grad_scale=scale, surrogate=surrogate, learn_threshold=learn_threshold)
 
 
 def GradedLIF(
@@ -107,6 +108,7 @@ def GradedLIF(
     floor: float = 0.0005,
     grad_scale: float | None = None,
     exact_slope: bool = False,
+    surrogate: Surrogate | None = None,
     learn_threshold: bool = True,
 ) -> Graded:
     """DSR's LIF neuron with its published numbers; ``grad_scale`` None is the authors' dt^2.
@@ -114,4 +116,4 @@ def GradedLIF(
     With the true gradient (1) thresholds of LIF neurons move 1 / dt^2 times as fast as weights do, and collapse.
     """
     scale = dt**2 if grad_scale is None else grad_scale
-    return Graded(threshold, alpha, tau, dt, floor, scale, exact_slope, learn_threshold=learn_threshold)
+    return Graded(threshold, alpha, tau, dt, floor, scale, exact_slope, surrogate, learn_threshold)

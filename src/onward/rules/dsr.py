@@ -178,5 +178,10 @@ rules.register(
     DSROptions,
     lambda choice: DSR(choice.spread, choice.collapse),
     "differentiation on spike representation: layers are differentiated as the clamps they are on average",
+    brings={
+        "neuron": "dsr-if",
+        "objective": {"name": "readout", "reduce": "weighted"},
+        "train": {"steps": 20},
+    },
     facts={"paper": "Meng et al. 2022", "published": "equations, code, results", "inferred": "none"},
 )

@@ -204,5 +204,12 @@ rules.register(
     IDEOptions,
     lambda choice: IDE(solvers.build(choice.solver), choice.linearise),
     "implicit differentiation on the equilibrium state of networks with feedback",
+    brings={
+        "neuron": {"name": "if", "threshold": 2.0},
+        "objective": {"name": "readout", "reduce": "weighted"},
+        "model": {"name": "feedback", "layers": "400", "back": "400"},
+        "optim": {"name": "momentum", "lr": 0.05, "weight_decay": 5e-4, "decay_all": True},
+        "train": {"steps": 5},
+    },
     facts={"paper": "Xiao et al. 2021", "published": "equations, code, results", "inferred": "none"},
 )

@@ -296,5 +296,20 @@ rules.register(
     SPIDEOptions,
     lambda c: SPIDE(c.scale, c.steps, c.threshold, c.rest, c.leak, c.input_mean),
     "spike-based implicit differentiation: rates and their gradients are both found by spiking",
+    brings={
+        "neuron": {"name": "if", "reset": {"name": "soft", "rest": -1.0}},
+        "objective": {"name": "readout", "reduce": "weighted"},
+        "model": {
+            "name": "feedback",
+            "layers": "400",
+            "back": "400",
+            "norm": "none",
+            "init": "kaiming",
+            "back_scale": 0.1,
+            "restriction": "frobenius",
+        },
+        "optim": {"name": "momentum", "lr": 0.05},
+        "train": {"steps": 30},
+    },
     facts={"paper": "Xiao et al. 2023", "published": "equations, code", "inferred": "accounting of energy"},
 )

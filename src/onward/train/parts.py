@@ -95,11 +95,8 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     steps = resolve_steps(split.train, config.train.steps)
     train, held = hold_out(split.train, config.train.validation, config.seed)
     net = build_network(config, split.train.features, split.train.classes).to(device)
-    rule, objective, draws = (
-        rules.build(config.rule),
-        objectives.build(config.objective),
-        KeyedDraws(config.seed),
-    )
+    config = config.model_copy(update={"objective": resolve_objective(config)})
+    rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
     sample = split.train.batch(torch.arange(1), steps).x.to(device)
     rule.bind(net, objective, sample, draws)
     rule.to(device)
@@ -195,6 +192,14 @@ def _open(device: str) -> None:
 def resolve_steps(data: Dataset, asked: int | None) -> int:
     """The number of time steps: what was asked for, else the data's own, else 6."""
     return asked or data.steps or DEFAULT_STEPS
+
+
+def resolve_objective(config: RunConfig) -> Any:
+    """The configured objective; a weighted mean of outputs takes the leak of the neurons unless it has its own."""
+    objective: Any = config.objective
+    if getattr(objective, "reduce", None) != "weighted" or objective.decay is not None:
+        return objective
+    return objective.model_copy(update={"decay": getattr(config.neuron, "leak", 1.0)})
 
 
 def hold_out(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:

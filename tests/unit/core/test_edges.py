@@ -145,7 +145,7 @@ def test_norms_with_parameters_are_glue(norm: nn.Module) -> None:
         (lambda: Network(_named("hidden")), UnsupportedModule, "'hidden', which a Network uses itself"),
         (lambda: Network(_named("output")), UnsupportedModule, "'output', which a Network uses itself"),
         (lambda: standardize(nn.Linear(1, 4)), ConfigError, r"\[4, 1\] cannot be standardised"),
-        (lambda: resets.build("delayed", 0.0), ConfigError, "neuron without memory"),
+        (lambda: resets.build("delayed", 0.0, 1.0), ConfigError, "neuron without memory"),
         (lambda: build_neuron({"name": "lif", "tau": 1.0, "reset": "delayed"}), ConfigError, "use reset 'soft'"),
         (lambda: CubaLIF(LIF(), current_decay=1.5), ConfigError, r"leak of 1\.5 per step was given"),
         (lambda: build_layers("8C3s0-FC", Stack((1, 8, 8), 10, LIF)), ConfigError, "layer 1 of '8C3s0-FC'"),

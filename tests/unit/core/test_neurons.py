@@ -145,7 +145,7 @@ def test_an_integrate_and_fire_neuron_fires_at_the_rate_of_its_drive() -> None:
 def test_a_delayed_reset_is_an_ordinary_one_of_another_amount() -> None:
     """Subtracting theta one step late, unleaked, is subtracting theta / decay at once."""
     x, lam = drives(), 0.6
-    firing = LIF(decay=lam, reset=resets.build("delayed", lam)).scan(x, (torch.zeros(3, 7).double(),))
+    firing = LIF(decay=lam, reset=resets.build("delayed", lam, 1.0)).scan(x, (torch.zeros(3, 7).double(),))
     u, s = torch.zeros(3, 7).double(), torch.zeros(3, 7).double()
     for t in range(len(x)):
         u = lam * u + x[t] - s
