@@ -370,7 +370,7 @@ class Forward(Interpreter):
         """See `Interpreter.neuron`."""
         module: Any = node.module
         x = dense(signal.sent)
-        firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]))
+        firing = module.simulate(x, self.carry.states.get(node.index) or module.start(x[0]))
         self.carry.states[node.index] = firing.state
         self.record.firings[node.index] = firing
         return Signal(firing.out, firing.out)
@@ -397,7 +397,7 @@ def run_walk(walk: Interpreter, x: Tensor | SparseRows | Signal) -> Tensor:
 
 
 @contextmanager
-def evaluating(net: Network) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards every module is in the mode it was in, frozen normalisation layers too."""
     training = [module for module in net.modules() if module.training]
     net.eval()

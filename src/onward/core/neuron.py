@@ -100,6 +100,10 @@ class Neuron(nn.Module, ABC):
     def scan(self, x: Tensor, state: State) -> Firing:
         """Runs over the chunk ``x`` ``[K, B, ...]`` without recording a graph; memory O(K)."""
 
+    def simulate(self, x: Tensor, state: State) -> Firing:
+        """As `scan`, where nobody asks for the slope."""
+        return self.scan(x, state)
+
     @abstractmethod
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """Runs over the chunk as a function that autograd can follow back through time.

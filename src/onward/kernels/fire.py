@@ -15,8 +15,8 @@ from torch import Tensor
 from onward.kernels.compiled import Kernel
 from onward.kernels.host import fills
 
-SHAPES = {"sigmoid": 0, "triangle": 1, "rectangle": 2}
-"""Surrogates that the loop knows by name."""
+SHAPES = {"sigmoid": 0, "triangle": 1, "rectangle": 2, "none": 3}
+"""Surrogates that the loop knows by name; without one there is no slope."""
 
 
 class Recurrence(NamedTuple):
@@ -38,6 +38,9 @@ class Shape(NamedTuple):
     number: float
 
 
+NO_SLOPE = Shape("none", 0.0)
+
+
 def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Tensor]:
     """H and s of the chunk ``x`` ``[K, ...]`` from the membrane ``v``, and V after it: the plain twin."""
     potentials, spikes = [], []
@@ -53,6 +56,7 @@ def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Ten
 def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, Tensor, Tensor] | None:
     """``out``, ``slope`` and V after the chunk ``x`` ``[K, ...]``; None where the compiled loop does not serve.
 
+    With `NO_SLOPE`, ``slope`` is a second name of ``out``.
     ``x`` may be a frame seen K times. Memory of a step must be dense, in the same layout as ``v``.
     """
     if not served(x, shape) or not FIRE.serves(x, v) or not _dense(x, v):
@@ -61,7 +65,7 @@ def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, T
     flat = x.as_strided((v.numel() if stride == 0 else x.numel(),), (1,))
     strides = (v.numel(), *v.stride())
     out = torch.empty_strided(x.shape, strides, dtype=x.dtype)
-    slope = torch.empty_strided(x.shape, strides, dtype=x.dtype)
+    slope = out if shape is NO_SLOPE else torch.empty_strided(x.shape, strides, dtype=x.dtype)
     after = v.clone()
     rows, (first, second, last) = (len(x), v.numel()), (out, slope, after)
     FIRE(

@@ -24,6 +24,7 @@ __all__ = [
     "collect",
     "correlate",
     "count",
+    "couple",
     "feedback",
     "fire",
     "gather",
@@ -93,7 +94,7 @@ def _exp_minus(y: Any) -> Any:
 
 @_loop
 def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, height, shape, k):
-    """Charge, fire, reset and slope over the chunk; ``stride`` 0 repeats the first step of ``x``."""
+    """Charge, fire, reset and slope (but for shape 3) over the chunk; ``stride`` 0 repeats the first step of ``x``."""
     steps, size = out.shape
     scale = gain * height
     kept = F(0) if hard else F(1)
@@ -104,6 +105,13 @@ def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, heig
         for t in range(steps):
             drive = x[t * stride + first : t * stride + last]
             sent, psi = out[t, first:last], slope[t, first:last]
+            if shape == 3:
+                for j in range(potential.size):
+                    h = decay * potential[j] + (gain * drive[j] + drift)
+                    fires = h >= theta
+                    potential[j] = kept * h + change if fires else h
+                    sent[j] = height if fires else F(0)
+                continue
             for j in range(potential.size):
                 h = decay * potential[j] + (gain * drive[j] + drift)
                 fires = h >= theta
@@ -121,6 +129,20 @@ def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, heig
             elif shape == 2:
                 for j in range(psi.size):
                     psi[j] = scale / k if abs(psi[j]) <= F(0.5) * k else F(0)
+
+
+@_loop
+def couple(current, u, total, fired, mask, out, leak, threshold, charge, gain):
+    """One step of ternary couples; see `kernels.couples`."""
+    for block in prange((u.size + BLOCK - 1) // BLOCK):
+        for j in range(block * BLOCK, min(u.size, (block + 1) * BLOCK)):
+            h = leak * u[j] + current[j]
+            q = F(1) if h >= threshold else (F(-1) if h <= -threshold else F(0))
+            r = charge * q
+            u[j] = h - r
+            total[j] = leak * total[j] + r
+            fired[j] += abs(q)
+            out[j] = gain * mask[j] * r
 
 
 @_loop

@@ -25,7 +25,7 @@ from onward.models.layers import (
 )
 from onward.models.plain import VGG, small_readout
 from onward.models.registry import ConvOptions, MakeNeuron, NetworkOptions, Norm, models
-from onward.models.stand_in import RestrictionChoice, restrictions
+from onward.weights import RestrictionChoice, restrictions
 
 ALEXNET = "96C3s2-256C3-384C3s2-384C3-256C3"
 CIFARNET = "128C3s2-256C3-512C3s2-1024C3-512C3"

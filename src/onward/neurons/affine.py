@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from onward.core.errors import ConfigError
 from onward.core.neuron import Firing, Neuron, RateLaw, State
-from onward.kernels.fire import Recurrence, fire, membrane, served
+from onward.kernels.fire import NO_SLOPE, Recurrence, fire, membrane, served
 from onward.kernels.fused import fuses, fusible
 from onward.surrogates import Sigmoid, Surrogate
 
@@ -185,6 +185,15 @@ class Affine(Neuron):
         slope = self.surrogate(h - self.level)
         scale = self.gain * self.height
         return Firing(self.sent(s), slope if scale == 1 else slope.mul_(scale), (v,), lambda: h)
+
+    @torch.no_grad()
+    def simulate(self, x: Tensor, state: State) -> Firing:
+        """See `Neuron.simulate`."""
+        fired = fire(x, state[0], self.recurrence, NO_SLOPE) if self.ties_fire else None
+        if fired is not None:
+            return Firing(fired[0], x.new_empty(0), (fired[2],), lambda: self.membrane(x, state[0])[0])
+        h, s, v = self.membrane(x, state[0])
+        return Firing(self.sent(s), x.new_empty(0), (v,), lambda: h)
 
     def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""

@@ -127,7 +127,7 @@ class WholeSequence(Interpreter):
         """Fires, and hangs the spikes on the clamp of the mean drive."""
         module: Any = node.module
         drive = dense(signal.sent)
-        firing = module.scan(drive.detach(), self.carry.states.get(node.index) or module.start(drive[0]))
+        firing = module.simulate(drive.detach(), self.carry.states.get(node.index) or module.start(drive[0]))
         self.carry.states[node.index] = firing.state
         self.record.firings[node.index] = firing
         mean = _Mean.apply(drive, self.weights, self.laid)

@@ -28,7 +28,7 @@ from onward.core.rule import Lesson, Traits
 from onward.core.signal import Signal, dense
 from onward.rules.registry import rules
 from onward.solvers import Solution, Solver, SolverChoice, solvers
-from onward.weights.operator import operator_norm
+from onward.weights import operator_norm
 
 LOOK_EVERY = 50
 TOLERABLE = 1e-3
@@ -168,8 +168,8 @@ def unsolved(net: Network, loop: Loop, solution: Solution) -> str:
     names = ", ".join(node.name for node in feedback_synapses(net))
     return (
         f"the gradient through the feedback {names} is not exact: after {solution.steps} steps ({solution.status}) the "
-        f"solver's residual is {solution.residual:.1e} of dL/da, and the loop's gain {loop.gain(solution.value):.2f}; it "
-        "must stay below 1: restrict the feedback with --model.restriction spectral, or give the solver more "
+        f"solver's residual is {solution.residual:.1e} of dL/da; the loop's gain, {loop.gain(solution.value):.2f}, must "
+        "stay below 1: restrict the feedback with --model.restriction spectral, or give the solver more "
         "--rule.solver.steps, or choose --rule.solver gmres"
     )
 

@@ -33,6 +33,7 @@ from onward.core.registry import Choice
 from onward.core.rule import Lesson, Traits
 from onward.core.signal import Signal, dense
 from onward.core.trace import ones_trace
+from onward.kernels.couples import Law, Memory, couple
 from onward.rules.registry import rules
 
 AC_PJ = 0.9
@@ -61,8 +62,8 @@ class SPIDE(RateRule):
         input_mean: str = "weighted",
     ):
         super().__init__()
-        self.scale, self.steps, self.threshold, self.leak_back = scale, steps, threshold, leak
-        self.charge = threshold - (-threshold if rest is None else rest)
+        self.scale, self.steps = scale, steps
+        self.law = Law(leak, threshold, threshold - (-threshold if rest is None else rest))
         self.input_mean = input_mean
         self._found: dict[str, float] = {}
         self._cautions: list[str] = []
@@ -80,7 +81,7 @@ class SPIDE(RateRule):
         couples = self.spike_back(walk, errors * self.scale)
         with torch.enable_grad():
             rates = [walk.clamp(node) for node in lesson.net.neurons]
-        betas = [couple.mean() / self.scale for couple in couples.values()]
+        betas = [layer.beta() / self.scale for layer in couples.values()]
         deposit_all(lesson, [walk.record], [walk.record.out, *rates], [errors, *betas])
         self._note(lesson, walk, couples)
 
@@ -113,7 +114,7 @@ class SPIDE(RateRule):
             current = _plus(given.get(index), arriving.pop(index, None))
             if current is None:
                 continue
-            sent = couples[index].onward(couples[index].spike(current))
+            sent = couples[index].spike(current)
             for source, back in walk.pull(walk.record.inputs[index], sent).items():
                 into = returning if source in walk.ahead else arriving
                 into[source] = _plus(into.get(source), back)
@@ -133,8 +134,8 @@ class SPIDE(RateRule):
     def _note(self, lesson: Lesson, walk: CutWalk, couples: dict[int, Couples]) -> None:
         """What the log and the user should know."""
         ahead = {i: float(walk.counts[i].mean()) / lesson.context.steps for i in couples}
-        back = {i: float(couple.fired.mean()) / self.steps for i, couple in couples.items()}
-        sizes = {i: couple.fired[0, 0].numel() for i, couple in couples.items()}
+        back = {i: layer.rate for i, layer in couples.items()}
+        sizes = {i: layer.mask[0, 0].numel() for i, layer in couples.items()}
         operations = [
             _operations(walk, ahead, lesson.context.steps, lambda net, node: net.sender(node)),
             _operations(walk, back, self.steps, lambda net, node: net.reader(node) if net.sender(node) else None),
@@ -145,19 +146,19 @@ class SPIDE(RateRule):
             "forward_operations": operations[0],
             "backward_operations": operations[1],
             "energy_nj": sum(operations) * AC_PJ / 1000,
-            "saturated": max((couple.saturated() for couple in couples.values()), default=0.0),
-            "silent": max((couple.silent() for couple in couples.values()), default=0.0),
+            "saturated": max((layer.saturated() for layer in couples.values()), default=0.0),
+            "silent": max((layer.silent() for layer in couples.values()), default=0.0),
         }
         self._cautions = [text for i in couples for text in self._alarms(lesson.net.nodes[i], couples[i])]
 
-    def _alarms(self, node: Node, couple: Couples) -> Iterator[str]:
+    def _alarms(self, node: Node, layer: Couples) -> Iterator[str]:
         """Errors that the couples of a layer cannot tell."""
-        if (share := couple.saturated()) > MOST_SATURATED:
+        if (share := layer.saturated()) > MOST_SATURATED:
             yield (
-                f"{share:.0%} of the backward couples of {node.name} are saturated (|beta| reaches {self.charge:g}): "
+                f"{share:.0%} of the backward couples of {node.name} are saturated (|beta| = {self.law.charge:g}): "
                 f"gradients are cut off there; lower --rule.scale, now {self.scale:g}, such as to {self.scale / 3:.3g}"
             )
-        if (share := couple.silent()) > MOST_SILENT:
+        if (share := layer.silent()) > MOST_SILENT:
             yield (
                 f"the backward couples of {node.name} are silent ({share:.1%} never fire): it learns next to nothing; "
                 f"raise --rule.scale, now {self.scale:g}, such as to {self.scale * 3:.3g}, or --rule.steps"
@@ -184,6 +185,11 @@ class CutWalk(RateWalk):
         count = self.counts[node.index]
         return ((count > 0.5) & (count < self.steps - 0.5)).to(self.record.inputs[node.index].dtype)
 
+    def gain(self, node: Node) -> Tensor | float:
+        """d mean output / d mean drive between the bounds."""
+        gain = self.laws[node.index].gain
+        return gain.detach() if isinstance(gain, Tensor) else gain
+
     def clamp(self, node: Node) -> Tensor:
         """The clamp of a neuron's drive, with bounds by the count."""
         drive, between = self.record.inputs[node.index], self.between(node)
@@ -206,35 +212,33 @@ class Couples:
     """A layer of ternary couples: two neurons with mirrored currents that reset each other act as one signed one."""
 
     def __init__(self, walk: CutWalk, node: Node, rule: SPIDE):
-        self.rule, self.mask, self.gain = rule, walk.between(node), _number(walk.laws[node.index].gain)
-        self.u, self.total, self.fired = (torch.zeros_like(self.mask) for _ in range(3))
+        self.mask, self.gain, self.law, self.steps = walk.between(node), walk.gain(node), rule.law, rule.steps
+        self.memory = Memory(*(torch.zeros_like(self.mask) for _ in range(3)))
+        self.started = False
 
     def spike(self, current: Tensor) -> Tensor:
-        """r of one step: D_b times -1, 0 or 1."""
-        rule = self.rule
-        self.u = torch.add(current, self.u, alpha=rule.leak_back)
-        q = (self.u >= rule.threshold).to(current.dtype) - (self.u <= -rule.threshold).to(current.dtype)
-        r = rule.charge * q
-        self.u -= r
-        self.total = torch.add(r, self.total, alpha=rule.leak_back)
-        self.fired += q.abs()
-        return r
+        """What the layer below hears of one step: r, masked, and in the units of the drive."""
+        if not self.started:  # in the layout of the currents, which convolutions choose
+            self.started, self.mask = True, torch.empty_like(current).copy_(self.mask)
+            self.memory = Memory(*(torch.zeros_like(current) for _ in range(3)))
+        return couple(current, self.memory, self.law, self.mask, self.gain)
 
-    def mean(self) -> Tensor:
-        """beta."""
-        return self.total / ones_trace(self.rule.steps - 1, self.rule.steps, self.rule.leak_back)[0]
+    def beta(self) -> Tensor:
+        """The mean of r."""
+        return self.memory.total / ones_trace(self.steps - 1, self.steps, self.law.leak)[0]
 
-    def onward(self, r: Tensor) -> Tensor:
-        """What the layer below hears of r: masked, and in the units of the drive."""
-        return self.mask * r * self.gain
+    @property
+    def rate(self) -> float:
+        """Firings a couple and step."""
+        return float(self.memory.fired.mean()) / self.steps
 
     def saturated(self) -> float:
         """The share of active neurons whose couples fired at every step but the first."""
-        return self._share(self.fired >= self.rule.steps - 1)
+        return self._share(self.memory.fired >= self.steps - 1)
 
     def silent(self) -> float:
         """The share of active neurons whose couples never fired."""
-        return self._share(self.fired == 0)
+        return self._share(self.memory.fired == 0)
 
     def _share(self, which: Tensor) -> float:
         return float((which * self.mask).sum() / self.mask.sum().clamp_min(1))
@@ -242,10 +246,6 @@ class Couples:
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Any:
     return a if b is None else b if a is None else a + b
-
-
-def _number(gain: Tensor | float) -> Tensor | float:
-    return gain.detach() if isinstance(gain, Tensor) else gain
 
 
 def _operations(
@@ -286,7 +286,7 @@ class SPIDEOptions(Choice):
     def _rests_below_threshold(self) -> Self:
         if self.rest is not None and self.rest >= self.threshold:
             raise ConfigError(
-                f"the couples rest at {self.rest:g} and fire at {self.threshold:g}; the resting potential must lie below"
+                f"the couples rest at {self.rest:g} and fire at {self.threshold:g}; a resting potential must lie below"
             )
         return self
 
@@ -306,7 +306,7 @@ rules.register(
             "norm": "none",
             "init": "kaiming",
             "back_scale": 0.1,
-            "restriction": "frobenius",
+            "restriction": {"name": "frobenius", "to": 1.0},
         },
         "optim": {"name": "momentum", "lr": 0.05},
         "train": {"steps": 30},
