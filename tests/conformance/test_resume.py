@@ -13,9 +13,13 @@ from onward.kernels.compiled import Use, using
 from onward.neurons import neurons
 from onward.optim import optimizers, schedules
 from onward.rules import rules
+from onward.solvers import solvers
 from onward.train import memory, resume
+from onward.weights import restrictions
 from reference.runs import assert_same_run, cut, straight
 
+MLP = ["--model", "mlp", "--model.hidden", "16", "12"]
+LOOP = ["--model", "feedback", "--model.layers", "16-12", "--model.back", "16"]
 CHOICES = [
     *(["--rule", name] for name in rules.names()),
     *(["--rule", "online", "--rule.temporal", name] for name in temporals.names()),
@@ -29,6 +33,14 @@ CHOICES = [
     ["--rule", "opzo", "--rule.baseline", "true", "--rule.correct-start", "true", "--rule.warmup", "2"],
     ["--rule", "sltt", "--rule.error-delay", "1"],
     ["--rule", "opzo", "--rule.law", "gaussian"],
+    *(["--rule", "ide", "--rule.solver", name] for name in solvers.names()),
+    *(
+        ["--rule", rule, *LOOP, "--model.restriction", name]
+        for rule in ("ide", "spide")
+        for name in restrictions.names()
+    ),
+    ["--rule", "dsr", "--model.norm", "batch"],
+    ["--rule", "dsr", "--neuron", "dsr-lif"],
     ["--precision", "bf16"],
     ["--model.norm", "batch", "--rule", "sltt"],
     ["--model.norm", "ws"],
@@ -52,15 +64,15 @@ def flags(tmp_path: Path) -> list[str]:
     x = rng.random((40, 12), dtype=np.float32)
     np.savez(tmp_path / "thirds.npz", x=x, y=x.reshape(40, 3, 4).sum(-1).argmax(-1))
     return [
-        *("--data", str(tmp_path / "thirds.npz"), "--train.out", str(tmp_path / "runs"), "--model.hidden", "16", "12"),
+        *("--data", str(tmp_path / "thirds.npz"), "--train.out", str(tmp_path / "runs")),
         *("--train.batch-size", "8", "--train.steps", "4", "--train.epochs", "2", "--optim.lr", "0.01"),
     ]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))
 def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> None:
-    whole = straight([*flags, *choice])
-    run = cut([*flags, *choice], after=6)
+    flags = [*flags, *choice, *([] if "--model" in choice else MLP)]
+    whole, run = straight(flags), cut(flags, after=6)
     summary = resume(run)
     assert_same_run(Path(whole.run), run)
     assert summary.fingerprint == whole.fingerprint
@@ -82,5 +94,5 @@ def test_samples_come_in_the_same_order_and_shape(data: list[str], tmp_path: Pat
 
 def test_kernels_sum_in_the_same_order(flags: list[str]) -> None:
     with using(Use.ALWAYS):
-        whole, run = straight(flags), cut(flags, after=6)
+        whole, run = straight([*flags, *MLP]), cut([*flags, *MLP], after=6)
         assert resume(run).fingerprint == whole.fingerprint
