@@ -166,7 +166,18 @@ class Interpreter(ABC):
             like = dense(signal.sent).detach()
             mask = self.context.draws.draw(Keep(module.p), key, torch.zeros(1, dtype=torch.int64), ids, size, like)
             self.carry.masks[node.index] = mask
-        return signal.through(lambda x: x * self.carry.masks[node.index])
+        return self.at_rest(node, signal, lambda x: x * self.carry.masks[node.index])
+
+    def at_rest(self, node: Node, signal: Signal, linear: Callable[[Tensor], Tensor]) -> Signal:
+        """``linear`` on a signal; of one frame seen many times, worked out once a sequence."""
+        x = signal.sent
+        if not isinstance(x, Tensor) or signal.clean is not x or not stands_still(x):
+            return signal.through(linear)
+        frame, known = x[:1], self.carry.still.get(node.index)
+        if known is None or not known.serves(None, frame):
+            known = self.carry.still[node.index] = Still(None, frame, frame._version, linear(frame))
+        out = seen(known.drive[0], len(x))
+        return Signal(out, out)
 
     def norm(self, node: Node, signal: Signal) -> Signal:
         """Normalises what is sent; raises `TopologyMismatch` for noise, which would move the statistics."""

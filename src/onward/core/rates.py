@@ -82,7 +82,7 @@ class SteadyNorms(Interpreter):
         if node.index not in self.scales:
             return signal.map(lambda x: rowwise(lambda rows: _running(node.module, rows), x))
         scale, shift = self.scales[node.index]
-        return signal.map(lambda x: torch.addcmul(shift, x, scale))
+        return self.at_rest(node, signal, lambda x: torch.addcmul(shift, x, scale))
 
 
 class Simulation(SteadyNorms, Forward):
