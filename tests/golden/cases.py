@@ -14,6 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 PRECISIONS = {"f32": torch.float32, "f64": torch.float64}
+ONE_PRECISION = "out"
+"""Where a case stores results in single precision alone."""
+STATE = "state_before"
+"""Where a case stores parameters and buffers together."""
 
 
 class Unreadable(Exception):
@@ -88,9 +92,9 @@ class Case:
         """The case in every precision that it has results for; inputs and parameters are upcast."""
         found = {}
         for tag, dtype in PRECISIONS.items():
-            stored = self.part(tag)
+            stored = self.part(tag) or (self.part(ONE_PRECISION) if tag == "f32" else {})
             if stored:
-                inputs, params = _cast(self.part("in"), dtype), _cast(self.part("param"), dtype)
+                inputs, params = _cast(self.part("in"), dtype), _cast(self.part("param") or self.part(STATE), dtype)
                 found[tag] = Trial(self.method, self.config, inputs, params, stored)
         return found
 
@@ -107,10 +111,12 @@ def read(path: Path) -> Case:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise Unreadable(f"not a readable safetensors file: {error}") from None
-    case = Case(metadata.get("case", f"{path.parent.name}/{path.stem}"), _config(metadata), tensors)
-    strange = [key for key in tensors if key.partition(".")[0] not in ("in", "param", *PRECISIONS)]
+    name = metadata.get("case", path.stem)
+    case = Case(name if "/" in name else f"{path.parent.name}/{name}", _config(metadata), tensors)
+    kinds = ("in", "param", *PRECISIONS, ONE_PRECISION, STATE)
+    strange = [key for key in tensors if key.partition(".")[0] not in kinds]
     if strange:
-        raise Unreadable(f"tensors of no known kind (in, param, f32, f64): {', '.join(strange)}")
+        raise Unreadable(f"tensors of no known kind ({', '.join(kinds)}): {', '.join(strange)}")
     if not case.trials():
         raise Unreadable("no results (f32.*, f64.*) are stored")
     return case

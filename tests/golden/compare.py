@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from golden.tables import TOLERANCES, ZERO_GRADIENT, Tolerance
+from golden.tables import EXACT, TOLERANCES, ZERO_GRADIENT, Tolerance
 
 
 @dataclass
@@ -33,10 +33,12 @@ def compare(
     computed: Iterable[tuple[str, Tensor]],
     zero_gradients: Iterable[str] = (),
     not_compared: Mapping[str, str] | None = None,
+    tolerances: Mapping[str, Mapping[str, Tolerance]] | None = None,
 ) -> Verdict:
     """Every stored tensor against every computed one of its name; a name may be computed several times, or never.
 
-    ``zero_gradients`` are name endings, ``not_compared`` reasons by regular expression.
+    ``zero_gradients`` are name endings; ``not_compared`` reasons, and ``tolerances`` other than the general ones by
+    precision, by regular expression.
     """
     verdict = Verdict(left_out=_left_out(stored, not_compared or {}))
     endings = tuple(f".{name}" for name in zero_gradients)
@@ -45,10 +47,15 @@ def compare(
             continue
         verdict.compared.add(key)
         rounding_noise = bool(endings) and key.endswith(endings)
-        _judge(verdict, key, stored[key], value, ZERO_GRADIENT if rounding_noise else TOLERANCES[tag])
+        allowed = ZERO_GRADIENT if rounding_noise else _tolerance(tag, key, tolerances or {})
+        _judge(verdict, key, stored[key], value, allowed)
     for key in stored.keys() - verdict.compared - verdict.left_out.keys():
         verdict.faults[key] = "is stored, but the checker computes nothing by that name"
     return verdict
+
+
+def _tolerance(tag: str, key: str, table: Mapping[str, Mapping[str, Tolerance]]) -> Tolerance:
+    return next((row[tag] for pattern, row in table.items() if re.fullmatch(pattern, key)), TOLERANCES[tag])
 
 
 def _left_out(stored: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, str]:
@@ -64,10 +71,10 @@ def _judge(verdict: Verdict, key: str, stored: Tensor, value: Tensor, tolerance:
         return
     if stored.numel() == 0:
         return
-    error, size = float((value - stored).abs().max()), float(stored.abs().max())
-    if "spike" in key.split("."):
-        if not torch.equal(value, stored):
-            verdict.faults[key] = f"differs in {int((value != stored).sum())} of {value.numel()} spikes"
+    wide = stored.double()
+    error, size = float((value.double() - wide).abs().max()), float(wide.abs().max())
+    if EXACT.intersection(key.split(".")) and not torch.equal(value != 0, stored != 0):
+        verdict.faults[key] = f"differs in {int(((value != 0) != (stored != 0)).sum())} of {value.numel()} spikes"
         return
     if size > tolerance.absolute and tolerance.relative:
         verdict.relative = max(verdict.relative, error / size)

@@ -24,6 +24,7 @@ from onward.core.errors import TopologyMismatch
 from onward.core.graph import Kind, Node
 from onward.core.interpret import LINEAR_GLUE, Interpreter, nonzeros, run_walk
 from onward.core.network import Network
+from onward.core.neuron import RateLaw
 from onward.core.norms import PerSequence
 from onward.core.rates import RateRule, RateWalk, rate_laws, shares
 from onward.core.registry import Choice
@@ -105,14 +106,8 @@ class WholeSequence(Interpreter):
 
     def __init__(self, lesson: Lesson, rule: DSR):
         super().__init__(lesson.net, lesson.carry, lesson.context, rule.norms)
-        self.params, self.laws, self.rule = lesson.sink.params, rate_laws(lesson.net), rule
-        plain = [1.0 / lesson.context.steps] * lesson.context.steps
-        weighted = shares(lesson.context.steps, rule.leak).flatten().tolist()
-        self.weights = weighted
-        self.laid = plain if rule.spread == "even" else weighted
-        self.collapsed = (
-            [lesson.context.steps * w for w in weighted] if rule.collapse == "weighted" else [1.0] * len(plain)
-        )
+        self.params, self.laws = lesson.sink.params, rate_laws(lesson.net)
+        self.averaged = Averaged(lesson.context.steps, rule.leak, rule.spread, rule.collapse)
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.synapse`."""
@@ -129,10 +124,22 @@ class WholeSequence(Interpreter):
         drive = dense(signal.sent)
         firing = module.simulate(drive.detach(), self.carry.states.get(node.index) or module.start(drive[0]))
         self.carry.states[node.index] = firing.state
-        self.record.firings[node.index] = firing
-        mean = _Mean.apply(drive, self.weights, self.laid)
-        out = _Spikes.apply(self.laws[node.index](mean), firing.out, self.collapsed)
+        self.record.inputs[node.index], self.record.firings[node.index] = drive, firing
+        out = self.averaged(self.laws[node.index], drive, firing.out)
         return Signal(out, out)
+
+
+class Averaged:
+    """Spikes as a function of the drive ``[T, B, ...]`` that autograd can follow: through their means over time."""
+
+    def __init__(self, steps: int, leak: float, spread: str = "even", collapse: str = "sum"):
+        self.weights = shares(steps, leak).flatten().tolist()
+        self.laid = self.weights if spread == "weighted" else [1 / steps] * steps
+        self.collapsed = [steps * w for w in self.weights] if collapse == "weighted" else [1.0] * steps
+
+    def __call__(self, law: RateLaw, drive: Tensor, spikes: Tensor) -> Tensor:
+        """The spikes; gradients are collapsed over time, pass the clamp, and are laid over time again."""
+        return _Spikes.apply(law(_Mean.apply(drive, self.weights, self.laid)), spikes, self.collapsed)
 
 
 class _Mean(torch.autograd.Function):

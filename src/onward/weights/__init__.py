@@ -11,6 +11,7 @@ from onward.weights.restricted import (
     Spectral,
     probed_norm,
     restrictions,
+    shortened,
 )
 from onward.weights.standardized import ACTIVATION_SCALE, Standardized, standardize
 
@@ -23,5 +24,6 @@ __all__ = [
     "operator_norm",
     "probed_norm",
     "restrictions",
+    "shortened",
     "standardize",
 ]

@@ -67,12 +67,16 @@ class Frobenius(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The effective weight."""
-        phi = weight.detach().norm()
-        return weight * (phi.clamp(max=self.to_) / phi)
+        return shortened(weight, weight.detach().norm(), self.to_)
 
     def extra_repr(self) -> str:
         """The bound."""
         return f"to={self.to_:g}"
+
+
+def shortened(weight: Tensor, phi: Tensor, to: float) -> Tensor:
+    """``weight``, whose norm is ``phi``, shortened to a norm of ``to`` where it is longer."""
+    return weight * (phi.clamp(max=to) / phi)
 
 
 def probed_norm(weight: Tensor, probes: Tensor) -> Tensor:
