@@ -15,7 +15,7 @@ from golden.loops import Loop, Taught, sequence, teach
 from golden.runs import Results
 from onward.rules.spide import SPIDE, Couples, Currents, CutWalk
 from onward.solvers import solvers
-from onward.weights import probed_norm, shortened
+from onward.weights import probed_norm, shrink
 
 _INPUTS = re.compile(r"x|y|spikes")
 _NORMS = {"noise", "upstream", "weight"}
@@ -35,7 +35,7 @@ def _restricted(trial: Trial) -> Results:
     """A feedback weight shortened by the estimate of its norm, and the gradient through it."""
     weight, to = trial.input("weight").clone().requires_grad_(), trial.setting("norm_range")
     estimate = probed_norm(weight.detach(), trial.input("noise"))
-    short = shortened(weight, estimate, to)
+    short = shrink(weight, estimate, to)
     (grad,) = torch.autograd.grad(short, weight, trial.input("upstream"))
     yield from {"effective_weight": short, "grad_weight": grad, "estimate": estimate}.items()
     yield "true_norm", weight.detach().norm()

@@ -100,7 +100,7 @@ class ConvOps(SynapseOps):
 
     def taps(self, module: Any, rows: SparseRows) -> Taps | None:
         """See `SynapseOps.taps`; groups read dense tensors."""
-        if module.groups != 1 or rows.inner != module.in_channels or rows.dim() != module.weight.dim() + 1:
+        if module.groups != 1 or rows.inner != module.in_channels or rows.dim() != len(module.kernel_size) + 3:
             return None
         return conv_taps(tuple(rows.shape[3:]), module.kernel_size, _geometry(module))
 

@@ -168,8 +168,8 @@ def unsolved(net: Network, loop: Loop, solution: Solution) -> str:
     names = ", ".join(node.name for node in feedback_synapses(net))
     return (
         f"the gradient through the feedback {names} is not exact: after {solution.steps} steps ({solution.status}) the "
-        f"solver's residual is {solution.residual:.1e} of dL/da; the loop's gain, {loop.gain(solution.value):.2f}, must "
-        "stay below 1: restrict the feedback with --model.restriction spectral, or give the solver more "
+        f"solver's residual is {solution.residual:.1e} of dL/da. The loop's gain is {loop.gain(solution.value):.2f} and "
+        "must stay below 1: restrict the feedback with --model.restriction spectral, or give the solver more "
         "--rule.solver.steps, or choose --rule.solver gmres"
     )
 

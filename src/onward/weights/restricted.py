@@ -1,179 +1,113 @@
-"""Weights within a norm: what keeps the feedback of a network contractive, so that its rates settle."""
+"""Weights of limited norm, which keep a feedback loop contractive."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Annotated
-
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from onward.core.errors import ConfigError
-from onward.core.registry import Choice, Registry
-from onward.weights.operator import Map, Operator, Reshaped
+from onward.weights.operator import Operator, noise, unit
 
-WARM_UP = 10
-"""Power iterations before the first use."""
+FIRST_ITERATIONS = 10
+"""Of the power iteration, before the first pass."""
 
 
 class Spectral(nn.Module):
-    """W = clamp(gain, -to, to) W~ / sigma(W~), sigma the spectral norm of ``linear`` (Xiao et al. 2021).
+    """A learned spectral norm of at most R (Xiao et al. 2021): W -> clamp(g, -R, R) W / sigma(W).
 
-    One learned gain, at first sigma of the initial weight; beyond ``to`` it has no gradient. sigma = u^T W~ v comes
-    from one power iteration every time the weight is read in training; u and v, kept as buffers, are constants to the
-    gradient, and do not move in evaluation. Not torch's own spectral_norm, which knows matrices only. Raises
-    `ConfigError` for weights that are all zero.
+    sigma(W) = <u, A(W) v>, with A the ``operator``, u and v its leading singular pair, constants to the gradient. The
+    learned scalar g starts at the norm of ``weight``; beyond R its gradient is 0, and only weight decay brings it back.
+    u and v are buffers: every reading of the weight *in training mode* moves them by one power iteration, evaluation
+    leaves them alone. The norm is at most R as far as they have converged: sigma is a lower bound. A reading costs one
+    product with a single input, in training three. The start is always the same and draws no random numbers.
+    torch's `spectral_norm` has neither gain nor clamp, and knows no operator but the reshaped matrix.
+    Raises `ConfigError` for a weight that maps everything to 0.
     """
 
-    def __init__(self, weight: Tensor, linear: Map, to: float = 1.0):
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor, operator: Operator, to: float = 1.0):
         super().__init__()
-        _check(weight)
-        self.to_, self.linear = to, linear
-        with torch.no_grad():
-            u, v = linear.iterate(weight, linear.start)
-            for _ in range(WARM_UP - 1):
-                u, v = linear.iterate(weight, u)
-            gain = (u * linear(weight, v)).sum()
-        self.gain = nn.Parameter(gain)
-        self.register_buffer("u", u)
+        require_elements(weight)
+        self.operator, self.limit = operator, _positive(to)
+        weight = weight.detach()
+        v = unit(noise(operator.domain(weight), weight))
         self.register_buffer("v", v)
+        self.register_buffer("u", unit(operator.apply(weight, v)))
+        for _ in range(FIRST_ITERATIONS):
+            self._refresh(weight)
+        sigma = self._sigma(weight)
+        if not sigma > 0:
+            raise ConfigError(
+                f"weights of shape {list(weight.shape)} have a spectral norm of {sigma:g}, which cannot be scaled; "
+                "expected more than 0: initialise them with other numbers"
+            )
+        self.gain = nn.Parameter(sigma.clone())
 
     def forward(self, weight: Tensor) -> Tensor:
         """The effective weight."""
         if self.training:
-            with torch.no_grad():
-                self.u, self.v = self.linear.iterate(weight, self.u)
-        sigma = (self.u * self.linear(weight, self.v)).sum()
-        return self.gain.clamp(-self.to_, self.to_) * weight / sigma
+            self._refresh(weight.detach())
+        return weight * (self.gain.clamp(-self.limit, self.limit) / self._sigma(weight))
 
     def extra_repr(self) -> str:
-        """The bound."""
-        return f"to={self.to_:g}"
+        """The limit."""
+        return f"limit={self.limit:g}"
+
+    @torch.no_grad()
+    def _refresh(self, weight: Tensor) -> None:
+        self.v.copy_(unit(self.operator.adjoint(weight, self.u)))
+        self.u.copy_(unit(self.operator.apply(weight, self.v)))
+
+    def _sigma(self, weight: Tensor) -> Tensor:
+        u, v = self.u.clone(), self.v.clone()  # a later pass moves the buffers; autograd may still need these
+        return (u * self.operator.apply(weight, v)).sum()
 
 
 class Frobenius(nn.Module):
-    """W = W~ min(phi, to) / phi, phi = ||W~||_F, a constant to the gradient (Xiao et al. 2023).
+    """A Frobenius norm of at most R (Xiao et al. 2022): W -> W min(phi, R) / phi, phi = ||W||_F.
 
-    phi bounds the spectral norm of a matrix. The published code estimates it by `probed_norm`. Raises `ConfigError` for
-    weights that are all zero.
+    phi is computed exactly, and is a constant to the gradient. Since ||W||_2 <= ||W||_F, the spectral norm of the
+    reshaped matrix keeps to R as well. Costs one pass over the weight.
     """
 
-    def __init__(self, weight: Tensor, to: float = 2.0):
+    def __init__(self, to: float = 2.0):
         super().__init__()
-        _check(weight)
-        self.to_ = to
+        self.limit = _positive(to)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The effective weight."""
-        return shortened(weight, weight.detach().norm(), self.to_)
+        return shrink(weight, torch.linalg.vector_norm(weight), self.limit)
 
     def extra_repr(self) -> str:
-        """The bound."""
-        return f"to={self.to_:g}"
+        """The limit."""
+        return f"limit={self.limit:g}"
 
 
-def shortened(weight: Tensor, phi: Tensor, to: float) -> Tensor:
-    """``weight``, whose norm is ``phi``, shortened to a norm of ``to`` where it is longer."""
-    return weight * (phi.clamp(max=to) / phi)
+def shrink(weight: Tensor, norm: Tensor, to: float) -> Tensor:
+    """``weight`` scaled to the norm ``to`` where its ``norm``, a constant to the gradient, is larger."""
+    return weight * (to / norm.detach()).clamp(max=1)
 
 
 def probed_norm(weight: Tensor, probes: Tensor) -> Tensor:
-    """sqrt(mean_k |v_k^T W|^2) for ``probes`` v ``[k, dim 0]``: an estimate of ||W||_F that spikes can make.
+    """The authors' estimate of the Frobenius norm, sqrt(mean_k ||v_k^T W||^2), of ``probes`` v ``[K, len(W)]``.
 
-    Its square has the mean ||W||_F^2 where probes are drawn from N(0, 1).
+    W is the matrix of dimension 0 against the rest. For v ~ N(0, 1), the mean of its square is ||W||_F^2. O(K |W|).
+
+    >>> float(probed_norm(torch.eye(2), torch.tensor([[3.0, 4.0]])))
+    5.0
     """
     return (probes @ weight.flatten(1)).square().sum(1).mean().sqrt()
 
 
-def _check(weight: Tensor) -> None:
-    if not weight.any():
-        raise ConfigError(
-            f"weights of shape {list(weight.shape)} are all zero and have no norm to restrict; start from others, "
-            "or choose the restriction 'none'"
-        )
+def require_elements(weight: Tensor) -> None:
+    """Raises `ConfigError` for a weight without elements."""
+    if not weight.numel():
+        raise ConfigError(f"weights of shape {list(weight.shape)} hold no number, so they have no norm to restrict")
 
 
-class Restriction(ABC):
-    """A way to keep the weights of a synapse within a norm."""
-
-    @abstractmethod
-    def apply(self, synapse: nn.Module, features: tuple[int, ...]) -> nn.Module:
-        """Restricts the weight of ``synapse``, which reads samples of shape ``features``, in place; returns it."""
-
-
-class Unrestricted(Restriction):
-    """Weights as they are."""
-
-    def apply(self, synapse: nn.Module, features: tuple[int, ...]) -> nn.Module:
-        """See `Restriction.apply`."""
-        return synapse
-
-
-class ByOperator(Restriction):
-    """`Spectral` by what the synapse does to its input."""
-
-    def __init__(self, to: float):
-        self.to_ = to
-
-    def apply(self, synapse: nn.Module, features: tuple[int, ...]) -> nn.Module:
-        """See `Restriction.apply`."""
-        weight = synapse.get_parameter("weight")
-        return _restricted(synapse, Spectral(weight, Operator(synapse, weight, features), self.to_))
-
-
-class ByMatrix(Restriction):
-    """`Spectral` by the reshaped weight."""
-
-    def __init__(self, to: float):
-        self.to_ = to
-
-    def apply(self, synapse: nn.Module, features: tuple[int, ...]) -> nn.Module:
-        """See `Restriction.apply`."""
-        weight = synapse.get_parameter("weight")
-        return _restricted(synapse, Spectral(weight, Reshaped(weight), self.to_))
-
-
-class ByLength(Restriction):
-    """`Frobenius`."""
-
-    def __init__(self, to: float):
-        self.to_ = to
-
-    def apply(self, synapse: nn.Module, features: tuple[int, ...]) -> nn.Module:
-        """See `Restriction.apply`."""
-        return _restricted(synapse, Frobenius(synapse.get_parameter("weight"), self.to_))
-
-
-def _restricted(synapse: nn.Module, how: nn.Module) -> nn.Module:
-    parametrize.register_parametrization(synapse, "weight", how)
-    return synapse
-
-
-class SpectralOptions(Choice):
-    """Options of a restricted spectral norm."""
-
-    to: float = Field(1.0, gt=0, description="largest spectral norm of the weights")
-
-
-class FrobeniusOptions(Choice):
-    """Options of a restricted Frobenius norm."""
-
-    to: float = Field(2.0, gt=0, description="largest Frobenius norm of the weights")
-
-
-restrictions: Registry[Restriction] = Registry("restriction")
-restrictions.register("none", Choice, lambda choice: Unrestricted(), "weights as they are")
-restrictions.register(
-    "spectral", SpectralOptions, lambda choice: ByOperator(choice.to), "spectral norm of what the synapse does"
-)
-restrictions.register(
-    "reshaped",
-    SpectralOptions,
-    lambda choice: ByMatrix(choice.to),
-    "spectral norm of the weights as a matrix: as published, too small for convolutions",
-)
-restrictions.register("frobenius", FrobeniusOptions, lambda choice: ByLength(choice.to), "root of the sum of squares")
-
-RestrictionChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(restrictions.parse)]
+def _positive(to: float) -> float:
+    if not to > 0:
+        raise ConfigError(f"a norm of at most {to} was asked for; expected a number above 0")
+    return to

@@ -1,4 +1,4 @@
-"""Standardised weights: every output's weights have mean 0 and a learned length."""
+"""Scaled weight standardisation, for networks without normalisation layers."""
 
 from __future__ import annotations
 
