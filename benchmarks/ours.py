@@ -77,7 +77,9 @@ class Ours(Contender):
         """As `onward train` chooses it."""
         first = self.inputs[0]
         chunk = asked or auto_chunk(shapes(self.net, first, self.draws), first.batch, first.steps)
-        return fit_chunk(self.net, self.rule, min(chunk, first.steps), first.steps, online=self.rule.traits.updates == "step")
+        return fit_chunk(
+            self.net, self.rule, min(chunk, first.steps), first.steps, online=self.rule.traits.updates == "step"
+        )
 
     def backward(self, number: int, watch: Any = None) -> None:
         """Leaves the gradients of mini-batch ``number`` in the parameters."""

@@ -165,12 +165,12 @@ def feedback_synapses(net: Network) -> list[Node]:
 
 def unsolved(net: Network, loop: Loop, solution: Solution) -> str:
     """What to say of a gradient that the solver did not find."""
-    names = ", ".join(node.name for node in feedback_synapses(net))
+    names, found = ", ".join(node.name for node in feedback_synapses(net)), solution
     return (
-        f"the gradient through the feedback {names} is not exact: after {solution.steps} steps ({solution.status}) the "
-        f"solver's residual is {solution.residual:.1e} of dL/da. The loop's gain is {loop.gain(solution.value):.2f} and "
-        "must stay below 1: restrict the feedback with --model.restriction spectral, or give the solver more "
-        "--rule.solver.steps, or choose --rule.solver gmres"
+        f"the gradient through the feedback {names} is not exact: after {found.steps} steps ({found.status}) the "
+        f"residual is {found.residual:.1e} of dL/da. The loop's gain, {loop.gain(found.value):.2f}, must stay below 1: "
+        "restrict the feedback with --model.restriction spectral, give the solver more --rule.solver.steps, or choose "
+        "--rule.solver gmres"
     )
 
 

@@ -147,7 +147,7 @@ def test_unknown_names_name_the_nearest(tokens: list[str], nearest: str) -> None
         ),
         (["--optim.lr", "inf"], "--optim.lr: inf was given; expected a number above 0"),
         (["--neuron.initial", "nan"], "--neuron.initial: nan was given; expected a number"),
-        (["--objective", "readout", "--objective.reduce", "median"], "expected one of mean, sum, max"),
+        (["--objective", "readout", "--objective.reduce", "median"], "expected one of mean, weighted, sum, max"),
         (["--model.hidden", "[80,"], "--model.hidden: [80, was given; expected a list such as [800,800]"),
         (["--train", "3"], "--train is a group of options and takes no value"),
         (["--rule", "a", "b"], "--rule takes one value; a b was given"),
