@@ -221,10 +221,9 @@ class Affine(Neuron):
     @property
     def recurrence(self) -> Recurrence:
         """The neuron as the numbers that compiled loops take."""
-        theta = float(self.threshold)
-        return Recurrence(
-            self._decay, self.gain, self.drift, float(self.level), *self.reset.after_spike(theta), float(self.height)
-        )
+        level, height = _number(self.level), _number(self.height)
+        lost = self.reset.after_spike(_number(self.threshold))
+        return Recurrence(self._decay, self.gain, self.drift, level, *lost, height)
 
     def membrane(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H and s over the chunk ``[K, B, ...]``, and the last V."""
@@ -255,7 +254,7 @@ class Affine(Neuron):
 
     def extra_repr(self) -> str:
         """The parameters that differ from an IF neuron's."""
-        return f"decay={self._decay:.4g}, threshold={float(self.threshold):.4g}, reset={self.reset}, {self.surrogate}"
+        return f"decay={self._decay:.4g}, threshold={_number(self.threshold):.4g}, reset={self.reset}, {self.surrogate}"
 
 
 class _ThroughTime(torch.autograd.Function):
@@ -296,6 +295,10 @@ def _back(
 
 
 _fused_membrane, _fused_back = fusible(membrane), fusible(_back)
+
+
+def _number(x: Tensor | float) -> float:
+    return float(x.detach()) if isinstance(x, Tensor) else x
 
 
 def leak(tau: float | None, decay: float | None) -> float:
