@@ -13,8 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)
-# Tests and their tensors are small: more threads would only wait for one another.
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+# Tests and their tensors are small: two processes of one thread each are faster than one process of two threads.
+# One process (to debug, or for one test): make test ARGS="-n 0 -k NAME".
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
@@ -33,7 +34,7 @@ demo: $(RUNTIME) ## train a spiking network on MNIST; no network needed once .ve
 	@$(BIN)/onward train
 
 test: $(DEV) ## run the test suite
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(DEV) ## run the tests that take longer
 	$(PYTEST) -m slow $(ARGS)
