@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from onward.core.interpret import Record, trainable
+from onward.core.graph import Node
+from onward.core.interpret import Interpreter, Record, nonzeros, trainable
+from onward.core.norms import Norms
 from onward.core.rule import Lesson
-from onward.core.signal import Carry
+from onward.core.signal import Carry, Signal, dense
+from onward.core.synapse import through
 
 
 @dataclass
@@ -17,6 +20,23 @@ class Tape(Carry):
     """A carry that remembers every chunk."""
 
     records: list[Record] = field(default_factory=list)
+
+
+class Recorded(Interpreter):
+    """Keeps input and drive of every synapse, in one graph; weights stay outside it."""
+
+    def __init__(self, lesson: Lesson, norms: Norms):
+        super().__init__(lesson.net, lesson.carry, lesson.context, norms)
+        self.params = lesson.sink.params
+
+    def synapse(self, node: Node, signal: Signal) -> Signal:
+        """See `Interpreter.synapse`."""
+        params, rows = self.params(node), nonzeros(signal.clean)
+        x = through(node.module, params, params, dense(signal.sent), rows)
+        if not x.requires_grad:
+            x.requires_grad_()
+        self.record.pres[node.index], self.record.drives[node.index] = rows, x
+        return Signal(x, x)
 
 
 def deposit_all(

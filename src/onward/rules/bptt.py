@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onward.core.backprop import Tape, deposit_all
+from onward.core.backprop import Recorded, Tape, deposit_all
 from onward.core.draws import Draws
 from onward.core.graph import Node
-from onward.core.interpret import Interpreter, nonzeros, run_walk, shapes
+from onward.core.interpret import run_walk, shapes
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.norms import Norms, PerStep
@@ -26,26 +26,12 @@ from onward.core.registry import Choice
 from onward.core.rule import LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Signal, dense
-from onward.core.synapse import through
 from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
 
-class ThroughTime(Interpreter):
-    """A chunk in one graph with all chunks before it; weights stay outside the graph."""
-
-    def __init__(self, lesson: Lesson, norms: Norms):
-        super().__init__(lesson.net, lesson.carry, lesson.context, norms)
-        self.params = lesson.sink.params
-
-    def synapse(self, node: Node, signal: Signal) -> Signal:
-        """See `Interpreter.synapse`."""
-        params, rows = self.params(node), nonzeros(signal.clean)
-        x = through(node.module, params, params, dense(signal.sent), rows)
-        if not x.requires_grad:
-            x.requires_grad_()
-        self.record.pres[node.index], self.record.drives[node.index] = rows, x
-        return Signal(x, x)
+class ThroughTime(Recorded):
+    """A chunk in one graph with all chunks before it."""
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""

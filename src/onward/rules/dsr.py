@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from onward.core.backprop import Tape, deposit_all
+from onward.core.backprop import Recorded, Tape, deposit_all
 from onward.core.draws import Draws
 from onward.core.errors import TopologyMismatch
 from onward.core.graph import Kind, Node
-from onward.core.interpret import LINEAR_GLUE, Interpreter, nonzeros, run_walk
+from onward.core.interpret import LINEAR_GLUE, run_walk
 from onward.core.network import Network
 from onward.core.neuron import RateLaw
 from onward.core.norms import PerSequence
@@ -31,7 +31,6 @@ from onward.core.registry import Choice
 from onward.core.rule import Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Signal, dense
-from onward.core.synapse import through
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import weighted_sum
 from onward.rules.registry import rules
@@ -101,22 +100,13 @@ class DSR(RateRule):
         return mean if self.spread == "even" else super().seen(mean)
 
 
-class WholeSequence(Interpreter):
+class WholeSequence(Recorded):
     """The whole sequence as one chunk in one graph, in which a neuron is the clamp of its mean drive."""
 
     def __init__(self, lesson: Lesson, rule: DSR):
-        super().__init__(lesson.net, lesson.carry, lesson.context, rule.norms)
-        self.params, self.laws = lesson.sink.params, rate_laws(lesson.net)
+        super().__init__(lesson, rule.norms)
+        self.laws = rate_laws(lesson.net)
         self.averaged = Averaged(lesson.context.steps, rule.leak, rule.spread, rule.collapse)
-
-    def synapse(self, node: Node, signal: Signal) -> Signal:
-        """See `Interpreter.synapse`."""
-        params, rows = self.params(node), nonzeros(signal.clean)
-        x = through(node.module, params, params, dense(signal.sent), rows)
-        if not x.requires_grad:
-            x.requires_grad_()
-        self.record.pres[node.index], self.record.drives[node.index] = rows, x
-        return Signal(x, x)
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """Fires, and hangs the spikes on the clamp of the mean drive."""
