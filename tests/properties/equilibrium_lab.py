@@ -57,6 +57,9 @@ class Settled(Affine):
         out = (x / self.threshold).clamp(0, 1)
         return Firing(out, torch.zeros_like(out), state, lambda: x)
 
+    def simulate(self, x: Tensor, state: State) -> Firing:
+        return self.scan(x, state)
+
 
 MakeNeuron = Callable[[float], Neuron]
 """From the charge that a spike costs to a neuron."""

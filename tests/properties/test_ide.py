@@ -234,7 +234,7 @@ class Elsewhere(Solver):
         raise AssertionError
 
 
-@pytest.mark.parametrize("solver", ["broyden", "fixed-point", "gmres", "anderson"])
+@pytest.mark.parametrize("solver", ["broyden", "gmres"])
 def test_i6_the_start_does_not_matter(solver: str) -> None:
     """I6: the result is independent of the start value."""
     expected = settled("three layers", SOLVED)[0].grads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from conformance.harness import bound, teach
 from onward.core import Feedback, Network, Static
-from onward.core.sequence import Sequence
+from onward.core.signal import dense
 from onward.neurons import IF
 from onward.rules.spide import SPIDE, Couples, CutWalk
 from properties.equilibrium_lab import (
@@ -65,15 +66,15 @@ class Dense(Watched):
     def spike_back(self, walk: CutWalk, errors: Tensor) -> dict[int, Couples]:
         couples = super().spike_back(walk, errors)
         hand, last = self.hand, max(couples)
-        g = F.linear(errors[0], hand.p[f"{hand.head}.weight"].T).view_as(couples[last].mean()[0])
-        self.betas = hand_betas(hand, masks(walk, couples), g)
+        g = F.linear(errors[0], hand.p[f"{hand.head}.weight"].T).view_as(couples[last].beta()[0])
+        self.betas = hand_betas(hand, masks(couples), g)
         for couple, beta in zip(couples.values(), self.betas, strict=True):
-            couple.total = beta[None].detach() * self.steps
+            couple.memory = couple.memory._replace(total=beta[None] * self.steps)
         return couples
 
 
-
-def masks(walk: CutWalk, couples: dict[int, Couples]) -> list[Tensor]:
+def masks(couples: dict[int, Couples]) -> list[Tensor]:
+    """m of every layer."""
     return [couple.mask[0] for couple in couples.values()]
 
 
@@ -112,7 +113,7 @@ def hand_grads(hand: ByHand, a: list[Tensor], x: Tensor, mask: list[Tensor], bet
 
 
 def taught_by(rule: SPIDE, net: Network, x: Tensor, y: Tensor, steps: int = 40, leak: float = 1.0) -> dict[str, Tensor]:
-    sequence: Sequence = Static(x, steps)
+    sequence = Static(x, steps)
     return teach(net, bound(rule, net, sequence, objective(leak)), sequence, y, objective=objective(leak)).grads
 
 
@@ -130,7 +131,6 @@ def test_s1_rates_converge_to_the_fixed_point_with_d(name: str) -> None:
     hand = ByHand(net, 1.0, D)
     errors = (rates(spikes_of(net, Static(x, 500), y)[-1]) - hand.equilibrium(x)).abs()
     scaled = {t: t * float(errors[t - 1].max()) for t in (10, 50, 200, 500)}
-    print(scaled)
     assert max(scaled.values()) < 6, scaled
 
 
@@ -143,7 +143,6 @@ def test_s1_a_symmetric_reset_has_no_bias() -> None:
         x, y = still(net, batch=200)
         error = spikes_of(net, Static(x, 30), y)[-1].mean(0) - ByHand(net, threshold, D).equilibrium(x)
         biases[threshold] = abs(float(error.mean()))
-    print(biases)
     assert 5 * biases[1.0] < biases[2.0]
 
 
@@ -164,18 +163,21 @@ def test_s2_couples_tell_a_constant_to_v_over_t(steps: int) -> None:
     c = torch.linspace(-1, 1, 1000, dtype=torch.float64).view(1, 20, 50)
     (couple,) = rule.again(c, steps).values()
     (mirrored,) = rule.again(-c, steps).values()
-    error = (couple.mean() - c).abs()
+    error = (couple.beta() - c).abs()
     assert float(error.max()) <= 0.5 / steps + 1e-12
     assert float(error.max()) > 0.9 * 0.5 / steps
-    assert torch.equal(mirrored.mean(), -couple.mean())
+    assert torch.equal(mirrored.beta(), -couple.beta())
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.25, 0.5, 1.0]), st.floats(-2, 0), st.sampled_from([0.9, 1.0]))
-def test_s3_a_couple_is_two_neurons_that_reset_each_other(seed: int, threshold: float, rest: float, leak: float) -> None:
+def test_s3_a_couple_is_two_neurons_that_reset_each_other(
+    seed: int, threshold: float, rest: float, leak: float
+) -> None:
     """S3: two binary neurons with mirrored currents and a joint reset emit the same q, bit by bit."""
     net, x, y = open_layer(5, 3)
     rule = watched(net, x, y, threshold=threshold, rest=rest, leak=leak)
     couple = Couples(rule.walk, net.neurons[0], rule)
+    couple.mask, couple.gain = torch.ones_like(couple.mask), 1.0
     charge = threshold - rest
     plus, minus = torch.zeros(1, 3, 5, dtype=torch.float64), torch.zeros(1, 3, 5, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
@@ -187,7 +189,7 @@ def test_s3_a_couple_is_two_neurons_that_reset_each_other(seed: int, threshold: 
         plus, minus = plus - charge * up + charge * down, minus - charge * down + charge * up
 
 
-def stage_two(name: str, norm: float | None = None) -> tuple[Watched, ByHand, Tensor, list[Tensor]]:
+def stage_two(name: str) -> tuple[Watched, ByHand, Tensor, list[Tensor]]:
     """Stage 2 of a network, ready to be run again; g at the last layer and errors of size 1 that give it."""
     torch.manual_seed(0)
     net = NETWORKS[name](symmetric)
@@ -198,7 +200,7 @@ def stage_two(name: str, norm: float | None = None) -> tuple[Watched, ByHand, Te
     e = torch.randn(1, len(x), CLASSES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shape = couples[max(couples)].mask[0].shape
     g = F.linear(e[0], hand.p[f"{hand.head}.weight"].detach().T).view(shape)
-    return rule, hand, e, hand_betas(hand, masks(rule.walk, couples), g)
+    return rule, hand, e, hand_betas(hand, masks(couples), g)
 
 
 def largest(betas: list[Tensor]) -> float:
@@ -207,7 +209,7 @@ def largest(betas: list[Tensor]) -> float:
 
 def worst(couples: dict[int, Couples], betas: list[Tensor], factor: float) -> float:
     """max |beta - beta*| over all layers."""
-    return max(float((c.mean()[0] - factor * b).abs().max()) for c, b in zip(couples.values(), betas, strict=True))
+    return max(float((c.beta()[0] - factor * b).abs().max()) for c, b in zip(couples.values(), betas, strict=True))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -216,7 +218,6 @@ def test_s4_beta_converges_to_the_solution(name: str) -> None:
     rule, _, e, betas = stage_two(name)
     factor = 0.6 / largest(betas)
     scaled = {t: t * worst(rule.again(factor * e, t), betas, factor) for t in (10, 30, 100, 300)}
-    print(name, scaled)
     assert max(scaled.values()) < 3, scaled
 
 
@@ -238,7 +239,6 @@ def test_s6_the_scale_does_not_matter() -> None:
     for steps in (50, 200, 800):
         one, two = (taught_by(SPIDE(scale=s, steps=steps), net, x, y) for s in (scale, 2 * scale))
         difference = max(float((one[key] - two[key]).abs().max()) for key in one)
-        print(scale * steps * difference)
         assert 0 < scale * steps * difference < 3
 
 
@@ -268,7 +268,7 @@ def test_s7_with_the_exact_solver_gradients_are_those_of_ide(name: str, neuron: 
     grads = taught_by(rule, net, x, y, leak=leak)
     spikes = hand.simulate(x.expand(40, *x.shape)).spikes
     a = [rates(s, leak)[-1] for s in spikes]
-    mask = [((0 < s.mean(0)) & (s.mean(0) < 1)).double() for s in spikes]
+    mask = [((s.mean(0) > 0) & (s.mean(0) < 1)).double() for s in spikes]
     leaf = a[-1].clone().requires_grad_()
     g = torch.autograd.grad(hand.loss(leaf, y), leaf)[0]
     expected = hand_grads(hand, a, x, mask, hand_betas(hand, mask, g))
@@ -287,7 +287,6 @@ def test_s7_spikes_give_the_direction(name: str) -> None:
     for steps, least in ((100, 0.995), (250, 0.999)):
         grads = taught_by(SPIDE(scale=scale, steps=steps), net, x, y)
         found = {key: cosine(grads[key], g) for key, g in exact.items()}
-        print(name, scale, found)
         assert min(found.values()) > least, found
 
 
@@ -295,6 +294,7 @@ def test_s7_the_same_holds_against_the_rule_ide() -> None:
     """S7: `ide` and SPIDE with the exact solver give one gradient where no rate is on a bound."""
     net = dense_loop([20], symmetric, norm=0.5)
     x, y = still(net)
+    x = 0.5 * x
     spikes = spikes_of(net, Static(x, 40), y)[-1].mean(0)
     assert ((spikes > 0) & (spikes < 1)).all()
     solver = {"name": "gmres", "tolerance": 1e-14}
@@ -316,11 +316,11 @@ def chain() -> Network:
 
 
 def test_s8_without_feedback_stage_two_is_back_propagation_through_the_clamps() -> None:
-    """S8: at T_b = 2000, gradients equal those of the clamp network at the measured rates, to 1 %."""
+    """S8: at T_b = 500, gradients equal those of the clamp network at the measured rates, to 1 %."""
     net = chain()
     x, y = still(net)
     weights = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
-    rule = bound(SPIDE(scale=10, steps=2000), net, Static(x, 40))
+    rule = bound(SPIDE(scale=10, steps=500), net, Static(x, 40))
     taught = teach(net, rule, Static(x, 40), y)
     a = x
     for layer, node in enumerate(net.neurons):
@@ -332,7 +332,6 @@ def test_s8_without_feedback_stage_two_is_back_propagation_through_the_clamps() 
     loss = F.cross_entropy(F.linear(a, weights["6.weight"], weights["6.bias"]), y)
     expected = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
     errors = {key: distance(taught.grads[key], g) for key, g in expected.items()}
-    print(errors)
     assert max(errors.values()) < 0.01, errors
 
 
@@ -356,51 +355,37 @@ def test_s9_what_travels_back_is_the_adjoint_of_what_travelled_forward() -> None
     """S9: <W x, y> = <x, W^T y> for strided, grouped and transposed convolutions, pooling and linear layers."""
     net = pooled()
     x, y = torch.rand(3, 2, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2])
-    rule = watched(net, x, y, steps=10)
+    walk = watched(net, x, y, steps=10).walk
     w = {name: p.detach() for name, p in net.named_parameters()}
-    conv, transposed = F.conv2d, F.conv_transpose2d
-    maps = {
-        (0, 1): lambda v: conv(F.avg_pool2d(v, 2), w["0.body.2.weight"], None, 2, 1, 1, 2),
-        (1, 2): lambda v: transposed(v, w["1.weight"], None, 2),
-        (2, 3): lambda v: F.linear(v.flatten(1), w["4.weight"]),
-    }
-    neurons = [node.index for node in net.neurons]
-    checked = 0
-    for (source, target), forward in maps.items():
-        a = torch.randn_like(rule.walk.leaves[neurons[source]].sent[0])  # type: ignore[index]
-        post = torch.randn_like(rule.walk.record.inputs[neurons[target]])
-        back = rule.walk.pull(rule.walk.record.inputs[neurons[target]], post)
-        assert float((forward(a) * post[0]).sum()) == pytest.approx(float((a * back[neurons[source]][0]).sum()), rel=1e-10)
-        checked += 1
+    first, second, third, fourth = (node.index for node in net.neurons)
     (closing,) = (node.index for node in net.closing)
-    post = torch.randn_like(rule.walk.record.inputs[neurons[0]])
-    a = torch.randn_like(rule.walk.leaves[neurons[1]].sent[0])  # type: ignore[index]
-    back = rule.walk.pull(rule.walk.record.inputs[neurons[0]], post)[closing]
-    forward = transposed(a, w["0.back.weight"], None, 4, 1, 3)
-    assert float((forward * post[0]).sum()) == pytest.approx(float((a * back[0]).sum()), rel=1e-10)
-    assert checked == 3
+    maps: list[tuple[int, int, Callable[[Tensor], Tensor]]] = [
+        (first, second, lambda v: F.conv2d(F.avg_pool2d(v, 2), w["0.body.2.weight"], None, 2, 1, 1, 2)),
+        (second, third, lambda v: F.conv_transpose2d(v, w["1.weight"], None, 2)),
+        (third, fourth, lambda v: F.linear(v.flatten(1), w["4.weight"])),
+        (closing, first, lambda v: F.conv_transpose2d(v, w["0.back.weight"], None, 4, 1, 3)),
+    ]
+    for source, target, forward in maps:
+        rate, drive = torch.randn_like(dense(walk.leaves[source].sent)), walk.record.inputs[target]
+        post = torch.randn_like(drive)
+        back = walk.pull(drive, post)[source]
+        assert float((forward(rate[0]) * post[0]).sum()) == pytest.approx(float((rate * back).sum()), rel=1e-10)
 
 
 def test_s10_only_three_values_travel_in_stage_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S10: what couples transmit is -D_b, 0 or D_b, all three, and nothing else reaches the layers below."""
+    """S10: what couples transmit (times 1 / D) is -D_b, 0 or D_b, and nothing else reaches the layers below."""
     sent: list[Tensor] = []
-    onward, spike = Couples.onward, Couples.spike
+    spike = Couples.spike
 
     def watched_spike(self: Couples, current: Tensor) -> Tensor:
-        r = spike(self, current)
-        sent.append(r)
-        return r
-
-    def watched_onward(self: Couples, r: Tensor) -> Tensor:
-        assert r is sent[-1]
-        return onward(self, r)
+        sent.append(spike(self, current))
+        return sent[-1]
 
     monkeypatch.setattr(Couples, "spike", watched_spike)
-    monkeypatch.setattr(Couples, "onward", watched_onward)
     net = NETWORKS["three layers"](symmetric)
     taught_by(SPIDE(scale=10, steps=30, threshold=0.25, rest=-0.5), net, *still(net))
     assert len(sent) == 3 * 30
-    assert torch.cat([r.flatten() for r in sent]).unique().tolist() == [-0.75, 0, 0.75]
+    assert (D * torch.cat([r.flatten() for r in sent])).unique().tolist() == [-0.75, 0, 0.75]
 
 
 @pytest.mark.parametrize("make", [symmetric, integrates])
@@ -409,9 +394,16 @@ def test_s12_masked_units_learn_nothing(make: MakeNeuron) -> None:
     net = NETWORKS["three layers"](make)
     x, y = still(net)
     with torch.no_grad():
-        for name, unit, value in (("0.entry", 0, -9.0), ("0.entry", 1, 9.0), ("0.body.1", 2, -9.0), ("0.body.3", 3, 9.0)):
+        for name, unit, value in (
+            ("0.entry", 0, -9.0),
+            ("0.entry", 1, 9.0),
+            ("0.body.1", 2, -9.0),
+            ("0.body.3", 3, 9.0),
+        ):
             net.get_parameter(f"{name}.bias")[unit] = value
-    rates_of = [s.mean(0) for s in ByHand(net, 1.0 if make is symmetric else 2.0, D).simulate(x.expand(40, *x.shape)).spikes]
+    rates_of = [
+        s.mean(0) for s in ByHand(net, 1.0 if make is symmetric else 2.0, D).simulate(x.expand(40, *x.shape)).spikes
+    ]
     rule = SPIDE(scale=10, steps=100)
     grads = taught_by(rule, net, x, y)
     for name, rate in zip(("0.entry", "0.body.1", "0.body.3"), rates_of, strict=True):
