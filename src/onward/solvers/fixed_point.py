@@ -39,7 +39,8 @@ class Halved(Solver):
 
     Published code of IDE averages the iterate with the residual (its "iter" solver). Kept only to compare with that:
     it returns its last iterate rather than its best, whose residual is measured in the true equation, so that the
-    status tells. Stores nothing beyond what every solver holds.
+    status tells. Rule `ide` solves for what the feedback adds to g alone, and so gets g + (2 I - J^T)^-1 J^T g: twice
+    what the published code has. Stores nothing beyond what every solver holds.
     """
 
     def _run(self, search: Search) -> None:
