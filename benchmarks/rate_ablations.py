@@ -23,6 +23,8 @@ from onward.neurons import Affine, GradedIF, SoftReset
 from onward.report import curves
 
 STEPS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
+GRID = 7919
+"""Drives: a prime number, so that their distance has nothing to do with that of rates."""
 
 
 def main(folder: Path) -> None:
@@ -41,14 +43,14 @@ def main(folder: Path) -> None:
 
 def alphas() -> tuple[str, dict[str, list[float]]]:
     """Error against T for each alpha."""
-    drive = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    drive = torch.linspace(0, 1, GRID, dtype=torch.float64)
     found = {f"alpha {a:g}": [graded_error(1.0, a, drive, t) for t in STEPS] for a in (0.3, 0.5, 0.7, 1.0)}
     return "Mean output against its clamp: the firing level alpha V", found
 
 
 def thresholds() -> tuple[str, dict[str, list[float]]]:
     """Error against T for each threshold, the drive's own range being [0, 2]."""
-    drive = torch.linspace(0, 2, 2001, dtype=torch.float64)
+    drive = torch.linspace(0, 2, GRID, dtype=torch.float64)
     found = {f"V {v:g}": [graded_error(v, 0.5, drive, t, drive) for t in STEPS] for v in (0.5, 1.0, 2.0, 6.0)}
     return "Mean output against the drive itself: the threshold V", found
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
-from onward.core.errors import ConfigError, ObjectiveMismatch, ShapeError
+from onward.core.errors import ConfigError, ShapeError
 from onward.core.registry import Choice, Registry
 from onward.core.trace import ones_trace
 from onward.kernels.scan import leaky_sum
@@ -199,11 +199,8 @@ class Objective(ABC):
         """The mean loss after the sequence; ``running`` is the sum of all `step_losses` ``[B]``."""
 
     def rate_errors(self, evidence: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
-        """dL / d mean output ``[B, m]``, divided by the number of samples (where `Reduce.decay` says which mean)."""
-        raise ObjectiveMismatch(
-            "this rule learns from the mean output of a sequence, and this objective looks at each step; choose "
-            "--objective readout --objective.reduce weighted"
-        )
+        """dL / d mean output ``[B, m]``, over the number of samples; `Reduce.decay` says which mean (readouts only)."""
+        raise AssertionError("a per-step objective has no error of the mean output")
 
     def predict(self, evidence: Tensor) -> Tensor:
         """The class of each sample."""

@@ -12,7 +12,7 @@ of clamps at the measured rates is what is differentiated by rules that never di
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -86,21 +86,24 @@ class SteadyNorms(Interpreter):
 
 
 class Simulation(SteadyNorms, Forward):
-    """Runs the network as it is, outside any graph, and sums what neurons and closing delays send."""
+    """Runs the network as it is, outside any graph, and sums what the neurons and closing delays in ``summed`` send."""
 
-    def __init__(self, lesson: Lesson, sums: Sums, scales: Mapping[int, tuple[Tensor, Tensor]]):
+    def __init__(
+        self, lesson: Lesson, sums: Sums, summed: Collection[Node], scales: Mapping[int, tuple[Tensor, Tensor]]
+    ):
         super().__init__(lesson.net, lesson.carry, lesson.context, lesson.sink.params)
-        self.sums, self.scales = sums, scales
+        self.sums, self.summed, self.scales = sums, summed, scales
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""
         sent = super().neuron(node, signal)
-        self.sums.add(node, dense(sent.sent))
+        if node in self.summed:
+            self.sums.add(node, dense(sent.sent))
         return sent
 
     def delay(self, node: Node, *signals: Signal | None) -> Signal | None:
         """See `Interpreter.delay`."""
-        if self.net.closes_cycle(node) and signals and signals[0] is not None:
+        if node in self.summed and signals and signals[0] is not None:
             self.sums.add(node, dense(signals[0].sent))
         return super().delay(node, *signals)
 
@@ -240,7 +243,8 @@ class RateRule(LearningRule):
         """See `LearningRule.bind`."""
         super().bind(net, objective, sample, draws)
         decay = objective.reduce.decay
-        if decay is None or abs(decay - self.leak) > 1e-9:
+        assert decay is not None  # `LearningRule.bind` refuses a readout without a mean
+        if abs(decay - self.leak) > 1e-9:
             raise ObjectiveMismatch(
                 f"the neurons keep {self.leak:.6g} of their potential a step, so that in their rates a step weighs "
                 f"{self.leak:.6g} times the next one, but {decay} times in this objective; choose --objective readout "
@@ -266,7 +270,7 @@ class RateRule(LearningRule):
     def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
         """See `LearningRule.step`."""
         with torch.no_grad():
-            walk = Simulation(lesson, self.sums(lesson), self.scales(lesson))
+            walk = Simulation(lesson, self.sums(lesson), self.summed(lesson.net), self.scales(lesson))
             out = run_walk(walk, x)
         lesson.saw(walk.record)
         self.gather(lesson, out)
@@ -275,6 +279,10 @@ class RateRule(LearningRule):
     @abstractmethod
     def finish(self, lesson: Lesson) -> None:
         """The sequence ended: the sums tell the rates."""
+
+    def summed(self, net: Network) -> Collection[Node]:
+        """The neurons and closing delays whose means the rule will ask for."""
+        return [*net.neurons, *net.closing]
 
     def sums(self, lesson: Lesson) -> Sums:
         """The sums over this sequence."""

@@ -3,10 +3,10 @@
     forward   the rates a[T] of the spiking network approach a* = f(a*, x), f the network of clamps, cut at its feedback
     backward  beta = J^T beta + dL/da,  J = df/da;    dL/dtheta = (df/dtheta)^T beta
 
-The simulation is not differentiated: it keeps two sums a layer, and memory is that of one step through f and of the
-solver, O(n) whatever T is. Costs one pass through f, and a vector-Jacobian product of f for every step of the solver.
-Serves networks with any number of cycles whose neurons have a rate law; without a cycle it is back-propagation through
-the network of clamps. Source: Xiao et al. 2021 (NeurIPS).
+The simulation is not differentiated: it keeps sums of the last layer alone, and memory is that of one step through f
+and of the solver, O(n) whatever T is. Costs one pass through f, and a vector-Jacobian product of f for every step of
+the solver. Serves networks with any number of cycles whose neurons have a rate law; without a cycle it is
+back-propagation through the network of clamps. Source: Xiao et al. 2021 (NeurIPS).
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class IDE(RateRule):
     def finish(self, lesson: Lesson) -> None:
         """See `LearningRule.finish`."""
         errors = self.errors(lesson)
-        state = {index: leaf(signal) for index, signal in self.measured(lesson, lesson.net.closing).items()}
-        walk = RateWalk(lesson, rate_laws(lesson.net), self._standing(lesson), state, self.norms)
+        net = lesson.net
+        state = {index: leaf(signal) for index, signal in self.measured(lesson, net.closing).items()}
+        walk = RateWalk(lesson, rate_laws(net), self.measured(lesson, _last(net)), state, self.norms)
         with torch.enable_grad():
             run_walk(walk, self.inputs(lesson))
         heads, credits = [walk.record.out], [errors]
@@ -78,9 +79,9 @@ class IDE(RateRule):
         """See `LearningRule.warnings`."""
         return [*self._unsolved, *self._strong]
 
-    def _standing(self, lesson: Lesson) -> dict[int, Signal]:
-        """The measured rates of neurons that no other reads within a step: the network's output, and its state."""
-        return self.measured(lesson, [node for node in lesson.net.neurons if not lesson.net.readers(node)])
+    def summed(self, net: Network) -> list[Node]:
+        """See `RateRule.summed`: the state of the loop, and what the output reads."""
+        return [*net.closing, *_last(net)]
 
     def _solve(self, lesson: Lesson, walk: RateWalk, errors: Tensor) -> list[Tensor]:
         """Credits at what closing delays receive, J^T beta; the loss's own share of beta is a head apart."""
@@ -151,6 +152,11 @@ class Loop:
     def _pull(self, heads: list[Tensor], credits: list[Tensor]) -> Tensor:
         found = torch.autograd.grad(heads, self.state, credits, retain_graph=True, allow_unused=True)
         return flat([torch.zeros_like(s) if g is None else g for g, s in zip(found, self.state, strict=True)])
+
+
+def _last(net: Network) -> list[Node]:
+    """The neurons that no other reads within a step."""
+    return [node for node in net.neurons if not net.readers(node)]
 
 
 def flat(tensors: list[Tensor]) -> Tensor:

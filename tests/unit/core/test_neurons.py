@@ -10,7 +10,20 @@ from torch import Tensor
 
 from conformance.harness import relative
 from onward.core.errors import ConfigError
-from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset, Neuron, SoftReset, neurons, resets
+from onward.neurons import (
+    IF,
+    LI,
+    LIF,
+    AdaptiveLIF,
+    Affine,
+    CubaLIF,
+    Graded,
+    HardReset,
+    Neuron,
+    SoftReset,
+    neurons,
+    resets,
+)
 from onward.surrogates import Rectangle, Triangle, surrogates
 from reference.plain import Simulation
 
@@ -203,3 +216,24 @@ def test_every_named_neuron_can_be_built_and_run() -> None:
 def test_impossible_neurons_are_refused_in_words(build: Callable[[], Neuron], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_back_propagation_through_time_knows_graded_spikes(detach: bool) -> None:
+    """The threshold of a graded neuron is its firing level, its reset and its spikes' height at once."""
+    neuron = Graded(0.8, 0.5, tau=1.0, dt=0.5, grad_scale=1.0).double()
+    neuron.detach_reset = detach
+    x = torch.rand(9, 2, 5, generator=torch.Generator().manual_seed(8), dtype=torch.float64).requires_grad_()
+    g = torch.randn(9, 2, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    v, level = neuron.threshold, torch.zeros(2, 5, dtype=torch.float64)
+    outs = []
+    for x_t in x:
+        h = neuron.decay * level + neuron.gain * x_t
+        above = h - 0.5 * v
+        s = (above >= 0).double() + neuron.surrogate(above.detach()) * (above - above.detach())
+        level = h - (s.detach() if detach else s) * v
+        outs.append(s * v / 0.5)
+    expected = torch.autograd.grad((torch.stack(outs) * g).sum(), [x, v])
+    out, _, _ = neuron.unroll(x, neuron.start(x[0].detach()))
+    found = torch.autograd.grad((out * g).sum(), [x, v])
+    assert all(relative(a, b) < 1e-10 for a, b in zip(found, expected, strict=True))
