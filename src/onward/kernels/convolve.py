@@ -56,6 +56,8 @@ def weight_gradient(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry)
 
 
 def _backward(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]) -> tuple[Tensor, ...]:
+    if x.shape[1] == 1:
+        x = _channels_last(x)
     if set(weight.shape[2:]) == {1} and max(geometry.stride) > 1:
         # oneDNN writes beyond its buffers for such layers when maps lie channels last
         post, x = post.contiguous(), x.contiguous()
@@ -63,9 +65,15 @@ def _backward(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wante
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Images with channels last in memory, which is faster in float32 on CPUs."""
+    """Images with channels last in memory, which is faster in float32 on CPUs.
+
+    A single channel lies both first and last; torch takes its maps as channels last where the strides say so.
+    """
     if x.dim() != 4 or x.dtype is not torch.float32 or x.device.type != "cpu":
         return x
+    if x.shape[1] == 1 and x.is_contiguous():
+        rows, _, height, width = x.shape
+        return x.as_strided(x.shape, (height * width, 1, width, 1))
     return x.contiguous(memory_format=torch.channels_last)
 
 
