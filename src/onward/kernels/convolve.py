@@ -72,7 +72,7 @@ def _channels_last(x: Tensor) -> Tensor:
     if x.dim() != 4 or x.dtype is not torch.float32 or x.device.type != "cpu":
         return x
     if x.shape[1] == 1 and x.is_contiguous():
-        rows, _, height, width = x.shape
+        height, width = x.shape[2:]
         return x.as_strided(x.shape, (height * width, 1, width, 1))
     return x.contiguous(memory_format=torch.channels_last)
 
