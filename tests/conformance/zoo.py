@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from onward.core import Delay, Feedback, Network, Recurrent, Residual, Scale
 from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset
 from onward.rules import rules
-from onward.surrogates import Triangle
+from onward.surrogates import LocalZO, Triangle
 from onward.weights import standardize
 
 STEPS, BATCH, CLASSES, FLAT, MAPS = 6, 4, 5, (12,), (2, 6, 6)
@@ -141,6 +141,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "adaptive-lif": (_between(lambda: AdaptiveLIF(LIF(), 0.3, 0.7)), FLAT),
     "hard-reset": (_between(lambda: LIF(reset=HardReset(0.1), initial=0.1, surrogate=Triangle())), FLAT),
     "learned-threshold": (_between(lambda: LIF(decay_input=True, learn_threshold=True)), FLAT),
+    "localzo": (_between(lambda: LIF(surrogate=LocalZO(samples=2), detach_reset=False)), FLAT),
     "all-knobs": (_between(lambda: Affine(0.7, 0.9, 0.05, 0.8, 1.3, ties_fire=False, detach_reset=False)), FLAT),
 }
 

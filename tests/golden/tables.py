@@ -77,6 +77,9 @@ NOT_COMPARED: dict[str, dict[str, str]] = {
             "the authors average the input one step too far; 'intended' is compared in its place"
         ),
     },
+    "localzo": {
+        r"as_written\..*": "the authors return these gradients in reversed time order; 'time_order_fixed' is compared",
+    },
     "spide": {
         r"weight_after_wrapping": "at construction the authors take the root of a sum without squares",
     },

@@ -154,7 +154,8 @@ class Lines(View):
         numbers = f"loss {event.loss:.4f} accuracy {event.accuracy:.2f} %"
         judged = f" {event.judged_on} {event.score.accuracy:.2f} %" if event.score else ""
         pace = f"{event.samples_per_second:,.0f} samples/s rates {_rates(event.rates)}"
-        self._line(f"epoch {event.epoch}/{self.start.epochs} {numbers}{judged} {pace}")
+        active = f" active slopes {_rates(event.active)}" if event.active else ""
+        self._line(f"epoch {event.epoch}/{self.start.epochs} {numbers}{judged} {pace}{active}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)

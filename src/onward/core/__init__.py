@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onward.core.neuron import Firing, Neuron
     from onward.core.objective import MSE, CrossEntropy, Mixed, Objective, PerStep, Readout
     from onward.core.rule import LearningRule, Traits
-    from onward.core.run import Outcome, Rates, evaluate, run_sequence
+    from onward.core.run import Outcome, Rates, active, evaluate, run_sequence
     from onward.core.sequence import Events, Frames, Sequence, Static
     from onward.core.sink import GradSink, Sink
 
@@ -26,7 +26,7 @@ _HOMES = {
     "onward.core.neuron": "Firing Neuron",
     "onward.core.objective": "MSE CrossEntropy Mixed Objective PerStep Readout",
     "onward.core.rule": "LearningRule Traits",
-    "onward.core.run": "Outcome Rates evaluate run_sequence",
+    "onward.core.run": "Outcome Rates active evaluate run_sequence",
     "onward.core.sequence": "Events Frames Sequence Static",
     "onward.core.sink": "GradSink Sink",
 }
@@ -60,6 +60,7 @@ __all__ = [
     "Sink",
     "Static",
     "Traits",
+    "active",
     "evaluate",
     "run_sequence",
 ]

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from onward.core.draws import Draws, Keep, Key
+from onward.core.draws import Draws, Keep, Key, Law
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.glue import Scale
 from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.network import Network
-from onward.core.neuron import Firing
+from onward.core.neuron import Draw, Firing
 from onward.core.norms import Norms, PerStep
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
@@ -188,6 +188,17 @@ class Interpreter(ABC):
             return Signal(sent, sent)
         raise noise_in_norm(node)
 
+    def draw(self, node: Node) -> Draw:
+        """Where the neurons of ``node`` get their random numbers from in this chunk."""
+        context, first = self.context, self.carry.step
+
+        def numbers(law: Law, part: str, like: Tensor, start: int = 0) -> Tensor:
+            steps = torch.arange(first + start, first + start + len(like))
+            key = Key(part, node.name, context.sequence)
+            return context.draws.draw(law, key, steps, context.ids, tuple(like.shape[2:]), like)
+
+        return numbers
+
     def still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
         """The drive of one frame seen many times: worked out once a sequence, or once an update."""
         frame, known = x[:1], self.carry.still.get(node.index)
@@ -274,7 +285,7 @@ class CreditWalk(Interpreter):
         module: Any = node.module
         current = dense(signal.sent)
         x = self.links.before(node, current.detach(), self.record)
-        firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]))
+        firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]), self.draw(node))
         self.carry.states[node.index] = firing.state
         clean = firing.out if node.index in self.cut else _Attach.apply(current, firing.out, firing.slope)
         self.record.inputs[node.index], self.record.firings[node.index] = current, firing

@@ -6,12 +6,36 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from onward.core.draws import Law
+from onward.core.errors import ConfigError
+
 State = tuple[Tensor, ...]
+
+
+class Draw(Protocol):
+    """Where a neuron gets its random numbers from; the same arguments give the same numbers."""
+
+    def __call__(self, law: Law, part: str, like: Tensor, start: int = 0) -> Tensor:
+        """A number for every element of ``like`` ``[k, B, ...]``: steps ``start`` and after of the chunk at hand."""
+        ...
+
+
+def undrawn(*_: Any, **__: Any) -> Tensor:
+    """For neurons outside of any training; raises `ConfigError`."""
+    raise ConfigError(
+        "this neuron's surrogate draws random numbers, and nobody said from where; train it by a rule, or give `scan` "
+        "and `unroll` a draw"
+    )
+
+
+def _unseen(law: Law, part: str, like: Tensor, start: int = 0) -> Tensor:  # noqa: ARG001
+    """For slopes that nobody looks at."""
+    return torch.zeros_like(like)
 
 
 @dataclass(frozen=True)
@@ -97,15 +121,15 @@ class Neuron(nn.Module, ABC):
         """The state before the first step; ``like`` is one step's drive ``[B, ...]``."""
 
     @abstractmethod
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         """Runs over the chunk ``x`` ``[K, B, ...]`` without recording a graph; memory O(K)."""
 
     def simulate(self, x: Tensor, state: State) -> Firing:
         """As `scan`, where nobody asks for the slope."""
-        return self.scan(x, state)
+        return self.scan(x, state, _unseen)
 
     @abstractmethod
-    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def unroll(self, x: Tensor, state: State, draw: Draw = undrawn) -> tuple[Tensor, State, Tensor]:
         """Runs over the chunk as a function that autograd can follow back through time.
 
         Returns what is sent, the new state, and the (detached) potential before the reset. Memory O(K).
@@ -121,6 +145,10 @@ class Neuron(nn.Module, ABC):
     @abstractmethod
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
         """Gradients of declared parameters within each step, given ``credit`` = d loss / d out ``[K, B, ...]``."""
+
+    def active(self) -> float | None:
+        """The share of slopes that were not zero since this was last asked; None where it is not counted."""
+        return None
 
     @abstractmethod
     def after_reset(self, firing: Firing) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from onward.core.errors import TopologyMismatch
 from onward.core.group import ALONE, Group
-from onward.core.synapse import rowwise
 from onward.kernels import normalise
+from onward.kernels.scan import seen
 
 
 class Norms(ABC):
@@ -44,13 +44,17 @@ class PerSequence(Norms):
                 f"normalisation over the whole sequence needs all {steps} steps in one chunk, which holds {len(x)}; "
                 "set norm_over to 'step', or the chunk to the number of steps"
             )
+        if x.stride(0) == 0:  # one frame, seen by all steps
+            return seen(_over(group, module, x[:1], copies=len(x))[0], len(x))
         if group.size > 1:
             return _over(group, module, x.flatten(0, 1)[None]).view_as(x)
-        return rowwise(module, x)
+        return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def _over(group: Group, module: Any, x: Tensor) -> Tensor:
+def _over(group: Group, module: Any, x: Tensor, copies: int = 1) -> Tensor:
     """The chunk ``x`` ``[K, B, C, ...]`` normalised step by step over the samples of all processes.
+
+    Every step stands for ``copies`` of itself.
 
     Each sends, for every step and channel, how many numbers it has, their mean, and their sum of squared distances
     from it; from these follow the mean and variance of all (Chan et al. 1983), without cancellation. One sum of
@@ -59,7 +63,7 @@ def _over(group: Group, module: Any, x: Tensor) -> Tensor:
     y, means, variances, count = _Shared.apply(channels(x), module.eps, group)
     if module.track_running_stats:
         for mean, variance in zip(means, variances, strict=True):
-            _move(module, mean, variance * (count / max(count - 1, 1)))
+            _move(module, mean, variance * (copies * count / max(copies * count - 1, 1)))
     y = y.view_as(x)
     if module.weight is None:
         return y

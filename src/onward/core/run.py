@@ -63,6 +63,18 @@ class Rates:
         return dict(zip(self._sums, (sums[1:] / sums[0]).tolist(), strict=True))
 
 
+def active(net: Network, group: Group = ALONE) -> dict[str, float]:
+    """The share of slopes that were not zero since this was last asked, by neuron name, where that is counted.
+
+    Over all processes of ``group``, each of which weighs the same.
+    """
+    found = {node.name: node.module.active() for node in net.neurons}
+    counted = {name: share for name, share in found.items() if share is not None}
+    means = torch.tensor(list(counted.values()), dtype=torch.float64) / group.size
+    group.sum_([means])
+    return dict(zip(counted, means.tolist(), strict=True))
+
+
 def run_sequence(
     net: Network,
     rule: LearningRule,

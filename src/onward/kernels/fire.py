@@ -15,12 +15,15 @@ from torch import Tensor
 from onward.kernels.compiled import Kernel
 from onward.kernels.host import fills
 
-SHAPES = {"sigmoid": 0, "triangle": 1, "rectangle": 2, "none": 3}
-"""Surrogates that the loop knows by name; without one there is no slope."""
+SHAPES = {"sigmoid": 0, "triangle": 1, "rectangle": 2, "none": 3, "above": 4}
+"""What the loop leaves as slope: a surrogate that it knows by name, nothing, or H - theta for one that it does not."""
 
 
 class Recurrence(NamedTuple):
-    """The numbers of an affine neuron; ``hard`` says whether a spike sets V to ``amount`` or subtracts it."""
+    """The numbers of an affine neuron; ``hard`` says whether a spike sets V to ``amount`` or subtracts it.
+
+    ``strict``: a potential equal to the threshold does not fire.
+    """
 
     decay: float
     gain: float
@@ -29,6 +32,7 @@ class Recurrence(NamedTuple):
     hard: bool
     amount: float
     height: float
+    strict: bool = False
 
 
 class Shape(NamedTuple):
@@ -38,7 +42,7 @@ class Shape(NamedTuple):
     number: float
 
 
-NO_SLOPE = Shape("none", 0.0)
+NO_SLOPE, ABOVE = Shape("none", 0.0), Shape("above", 0.0)
 
 
 def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,7 +50,7 @@ def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Ten
     potentials, spikes = [], []
     for x_t in x.unbind(0):
         h = torch.add(x_t * law.gain, v, alpha=law.decay) + law.drift
-        s = (h >= law.threshold).to(h.dtype)
+        s = (h > law.threshold if law.strict else h >= law.threshold).to(h.dtype)
         v = (1 - s) * h + s * law.amount if law.hard else h - law.amount * s
         potentials.append(h)
         spikes.append(s)
@@ -56,7 +60,7 @@ def membrane(x: Tensor, v: Tensor, law: Recurrence) -> tuple[Tensor, Tensor, Ten
 def fire(x: Tensor, v: Tensor, law: Recurrence, shape: Shape) -> tuple[Tensor, Tensor, Tensor] | None:
     """``out``, ``slope`` and V after the chunk ``x`` ``[K, ...]``; None where the compiled loop does not serve.
 
-    With `NO_SLOPE`, ``slope`` is a second name of ``out``.
+    With `NO_SLOPE`, ``slope`` is a second name of ``out``; with `ABOVE` it is H - theta.
     ``x`` may be a frame seen K times. Memory of a step must be dense, in the same layout as ``v``.
     """
     if not served(x, shape) or not FIRE.serves(x, v) or not _dense(x, v):
@@ -86,9 +90,10 @@ def served(x: Tensor, shape: Shape) -> bool:
 
 def _numbers(law: Recurrence, shape: Shape) -> tuple:
     """The loop's arguments after its arrays."""
-    decay, gain, drift, threshold, hard, amount, height = law
+    decay, gain, drift, threshold, hard, amount, height, strict = law
     single = [np.float32(number) for number in (decay, gain, drift, threshold)]
-    return (*single, hard, np.float32(amount), np.float32(height), SHAPES[shape.name], np.float32(shape.number))
+    level = np.nextafter(single[-1], np.float32(np.inf)) if strict else single[-1]
+    return (*single, level, hard, np.float32(amount), np.float32(height), SHAPES[shape.name], np.float32(shape.number))
 
 
 def _dense(x: Tensor, v: Tensor) -> bool:

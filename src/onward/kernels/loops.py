@@ -93,8 +93,11 @@ def _exp_minus(y: Any) -> Any:
 
 
 @_loop
-def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, height, shape, k):
-    """Charge, fire, reset and slope (but for shape 3) over the chunk; ``stride`` 0 repeats the first step of ``x``."""
+def fire(x, stride, v, out, slope, decay, gain, drift, theta, level, hard, amount, height, shape, k):
+    """Charge, fire at ``level``, reset and slope over the chunk; ``stride`` 0 repeats the first step of ``x``.
+
+    Without a slope for shape 3; with H - theta in its place for shape 4.
+    """
     steps, size = out.shape
     scale = gain * height
     kept = F(0) if hard else F(1)
@@ -108,13 +111,13 @@ def fire(x, stride, v, out, slope, decay, gain, drift, theta, hard, amount, heig
             if shape == 3:
                 for j in range(potential.size):
                     h = decay * potential[j] + (gain * drive[j] + drift)
-                    fires = h >= theta
+                    fires = h >= level
                     potential[j] = kept * h + change if fires else h
                     sent[j] = height if fires else F(0)
                 continue
             for j in range(potential.size):
                 h = decay * potential[j] + (gain * drive[j] + drift)
-                fires = h >= theta
+                fires = h >= level
                 potential[j] = kept * h + change if fires else h
                 sent[j] = height if fires else F(0)
                 psi[j] = h - theta

@@ -14,7 +14,7 @@ from onward.neurons.adaptive import AdaptiveLIF
 from onward.neurons.affine import IF, LIF, Affine, HardReset, Reset, SoftReset
 from onward.neurons.filtered import LI, CubaLIF
 from onward.neurons.graded import Graded, GradedIF, GradedLIF
-from onward.surrogates import surrogates
+from onward.surrogates import SurrogateChoice, surrogates
 
 __all__ = [
     "IF",
@@ -70,7 +70,6 @@ resets.register(
 )
 
 ResetChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(resets.parse)]
-SurrogateChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(surrogates.parse)]
 
 
 class AffineOptions(Choice):

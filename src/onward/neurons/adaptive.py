@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from onward.core.neuron import Firing, Neuron, State
+from onward.core.neuron import Draw, Firing, Neuron, State, undrawn
 from onward.neurons.affine import Affine, leak
 from onward.surrogates import Surrogate
 
@@ -39,7 +40,7 @@ class AdaptiveLIF(Neuron):
         return (*self.membrane.start(like), torch.zeros_like(like))
 
     @torch.no_grad()
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         """See `Neuron.scan`."""
         m, (v, a) = self.membrane, state
         h, s, above = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
@@ -49,15 +50,17 @@ class AdaptiveLIF(Neuron):
             m.fire(above[t], 0.0, out=s[t])
             v = m.reset(h[t], s[t], m.threshold)
             a = self.adaptation_decay * a + s[t]
-        return Firing(s * m.height, m.surrogate(above) * (m.gain * m.height), (v, a), lambda: h)
+        slope = m.surrogate.bound(draw)(above) * (m.gain * m.height)
+        return Firing(s * m.height, slope, (v, a), lambda: h)
 
-    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def unroll(self, x: Tensor, state: State, draw: Draw = undrawn) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
         m, (v, a) = self.membrane, state
         spikes, potentials = [], []
-        for x_t in x.unbind(0):
+        for t, x_t in enumerate(x.unbind(0)):
             h = m.charge(x_t, v)
-            s = _Fire.apply(h - (m.threshold + self.adaptation * a), m.surrogate, m.ties_fire)
+            psi = m.surrogate.bound(partial(draw, start=t))
+            s = _Fire.apply(h - (m.threshold + self.adaptation * a), psi, m.ties_fire)
             v = m.reset(h, s.detach() if m.detach_reset else s, m.threshold)
             a = self.adaptation_decay * a + s
             spikes.append(s)
@@ -68,6 +71,10 @@ class AdaptiveLIF(Neuron):
         """The membrane's declared parameters."""
         grads = self.membrane.parameter_grads(credit, firing)
         return {f"membrane.{name}": grad for name, grad in grads.items()}
+
+    def active(self) -> float | None:
+        """See `Neuron.active`."""
+        return self.membrane.active()
 
     def after_reset(self, firing: Firing) -> Tensor:
         """The membrane potential after its reset."""
@@ -86,4 +93,4 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return grads[0] * ctx.surrogate(x), None, None
+        return grads[0] * ctx.surrogate(x[None])[0], None, None

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from onward.core.errors import ConfigError
-from onward.core.neuron import Firing, Neuron, RateLaw, State
-from onward.kernels.fire import NO_SLOPE, Recurrence, fire, membrane, served
+from onward.core.neuron import Draw, Firing, Neuron, RateLaw, State, undrawn
+from onward.kernels.fire import ABOVE, NO_SLOPE, Recurrence, fire, membrane, served
 from onward.kernels.fused import fuses, fusible
 from onward.surrogates import Sigmoid, Surrogate
 
@@ -175,35 +175,44 @@ class Affine(Neuron):
         return (torch.full_like(like, self.initial),)
 
     @torch.no_grad()
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         """See `Neuron.scan`."""
-        fired = fire(x, state[0], self.recurrence, self.surrogate.shape) if self.ties_fire else None
+        psi = self.surrogate.bound(draw)
+        fired = fire(x, state[0], self.recurrence, psi.shape)
         if fired is not None:
             out, slope, v = fired
-            return Firing(out, slope, (v,), lambda: self.membrane(x, state[0])[0])
+            found = self._scaled_slope(psi(slope)) if psi.shape is ABOVE else slope
+            return Firing(out, found, (v,), lambda: self.membrane(x, state[0])[0])
         h, s, v = self.membrane(x, state[0])
-        slope = self.surrogate(h - self.level)
+        return Firing(self.sent(s), self._scaled_slope(psi(h - self.level)), (v,), lambda: h)
+
+    def _scaled_slope(self, psi: Tensor) -> Tensor:
+        """b h psi, in place."""
         scale = self.gain * self.height
-        return Firing(self.sent(s), slope if scale == 1 else slope.mul_(scale), (v,), lambda: h)
+        return psi if scale == 1 else psi.mul_(scale)
 
     @torch.no_grad()
     def simulate(self, x: Tensor, state: State) -> Firing:
         """See `Neuron.simulate`."""
-        fired = fire(x, state[0], self.recurrence, NO_SLOPE) if self.ties_fire else None
+        fired = fire(x, state[0], self.recurrence, NO_SLOPE)
         if fired is not None:
             return Firing(fired[0], x.new_empty(0), (fired[2],), lambda: self.membrane(x, state[0])[0])
         h, s, v = self.membrane(x, state[0])
         return Firing(self.sent(s), x.new_empty(0), (v,), lambda: h)
 
-    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def unroll(self, x: Tensor, state: State, draw: Draw = undrawn) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
         threshold = torch.as_tensor(self.threshold, dtype=x.dtype, device=x.device)
-        out, v, h = _ThroughTime.apply(x, state[0], threshold, self)
+        out, v, h = _ThroughTime.apply(x, state[0], threshold, self, self.surrogate.bound(draw))
         return out, (v,), h
 
     def leaves(self, like: Tensor, through_time: bool) -> int:
         """See `Neuron.leaves`: the compiled loop recalls the potential from the drive, which is there anyway."""
-        return 2 if through_time or (self.ties_fire and served(like, self.surrogate.shape)) else 3
+        return 2 if through_time or served(like, self.surrogate.shape) else 3
+
+    def active(self) -> float | None:
+        """See `Neuron.active`."""
+        return self.surrogate.active()
 
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
         """d loss / d theta = -sum credit * slope / b (spikes come later), plus what higher spikes do, where learned."""
@@ -223,11 +232,11 @@ class Affine(Neuron):
         """The neuron as the numbers that compiled loops take."""
         level, height = _number(self.level), _number(self.height)
         lost = self.reset.after_spike(_number(self.threshold))
-        return Recurrence(self._decay, self.gain, self.drift, level, *lost, height)
+        return Recurrence(self._decay, self.gain, self.drift, level, *lost, height, strict=not self.ties_fire)
 
     def membrane(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H and s over the chunk ``[K, B, ...]``, and the last V."""
-        if fuses() and self.ties_fire and not isinstance(self.threshold, nn.Parameter):
+        if fuses() and not isinstance(self.threshold, nn.Parameter):
             return _fused_membrane(x, v, self.recurrence)
         h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         s = torch.empty_like(h)
@@ -261,22 +270,24 @@ class _ThroughTime(torch.autograd.Function):
     """The affine recurrence with its exact surrogate gradient back through the chunk."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor, threshold: Tensor, neuron: Affine) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, v: Tensor, threshold: Tensor, neuron: Affine, psi: Surrogate
+    ) -> tuple[Tensor, Tensor, Tensor]:
         h, s, v = neuron.membrane(x, v)
         ctx.save_for_backward(h, s, threshold)
-        ctx.neuron = neuron
+        ctx.neuron, ctx.psi = neuron, psi
         ctx.mark_non_differentiable(h)
         ctx.set_materialize_grads(True)
         return neuron.sent(s), v, h
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         g_out, g_v = grads[0], grads[1]
         h, s, threshold = ctx.saved_tensors
         n: Affine = ctx.neuron
-        psi = n.surrogate(h - n.level_share * threshold)
+        psi = ctx.psi(h - n.level_share * threshold)
         g_h, g_v, g_threshold = _fused_back(g_out, g_v, h, s, psi, threshold, n)
-        return g_h * n.gain, g_v, g_threshold, None
+        return g_h * n.gain, g_v, g_threshold, None, None
 
 
 def _back(

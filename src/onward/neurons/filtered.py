@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from onward.core.neuron import Firing, Neuron, State
+from onward.core.neuron import Draw, Firing, Neuron, State, undrawn
 from onward.kernels.scan import leaky_scan
 from onward.neurons.affine import Affine, leak
 
@@ -51,12 +51,12 @@ class LI(Neuron):
         return (torch.zeros_like(like),)
 
     @torch.no_grad()
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         """See `Neuron.scan`."""
         y = leaky_scan(x * self.gain, state[0], self._decay)
         return Firing(y, torch.full_like(y, self.gain), (y[-1].clone(),), lambda: y)
 
-    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def unroll(self, x: Tensor, state: State, draw: Draw = undrawn) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
         y = _filter(x * self.gain, state[0], self._decay)
         return y, (y[-1],), y.detach()
@@ -99,16 +99,16 @@ class CubaLIF(Neuron):
         return (torch.zeros_like(like), *self.membrane.start(like))
 
     @torch.no_grad()
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         """See `Neuron.scan`."""
         current = leaky_scan(x, state[0], self.current_decay)
-        firing = self.membrane.scan(current, state[1:])
+        firing = self.membrane.scan(current, state[1:], draw)
         return replace(firing, state=(current[-1].clone(), *firing.state))
 
-    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def unroll(self, x: Tensor, state: State, draw: Draw = undrawn) -> tuple[Tensor, State, Tensor]:
         """See `Neuron.unroll`."""
         current = _filter(x, state[0], self.current_decay)
-        out, membrane, potential = self.membrane.unroll(current, state[1:])
+        out, membrane, potential = self.membrane.unroll(current, state[1:], draw)
         return out, (current[-1], *membrane), potential
 
     def leaves(self, like: Tensor, through_time: bool) -> int:
@@ -119,6 +119,10 @@ class CubaLIF(Neuron):
         """The membrane's declared parameters."""
         grads = self.membrane.parameter_grads(credit, firing)
         return {f"membrane.{name}": grad for name, grad in grads.items()}
+
+    def active(self) -> float | None:
+        """See `Neuron.active`."""
+        return self.membrane.active()
 
     def after_reset(self, firing: Firing) -> Tensor:
         """The membrane potential after its reset."""

@@ -36,9 +36,9 @@ class ThroughTime(Recorded):
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""
         module: Any = node.module
-        out, state, potential = module.unroll(
-            dense(signal.sent), self.carry.states.get(node.index) or module.start(dense(signal.sent)[0])
-        )
+        x = dense(signal.sent)
+        state = self.carry.states.get(node.index) or module.start(x[0])
+        out, state, potential = module.unroll(x, state, self.draw(node))
         self.carry.states[node.index] = state
         self.record.firings[node.index] = Firing(
             out.detach(), potential.new_empty(0), tuple(s.detach() for s in state), lambda: potential

@@ -1,142 +1,43 @@
-"""Surrogate derivatives psi(x) of the spike function, x = membrane potential - threshold.
-
-=============  ======================================  ==================  =========================
-name           psi(x)                                  peak, area          used by
-=============  ======================================  ==================  =========================
-sigmoid(k)     k S(kx) (1 - S(kx))                     k / 4, 1            OTTT, HLOP (k = 4)
-triangle(k)    max(0, k - k^2 abs(x))                  k, 1                SLTT (k = 1)
-rectangle(w)   1/w for abs(x) <= w/2                   1 / w, 1            SLTT (alternative)
-atan(k)        (k/2) / (1 + (pi k x / 2)^2)            k / 2, 1            SpikingJelly (k = 2)
-gaussian(s)    exp(-x^2 / 2 s^2) / (s sqrt(2 pi))      1/(s sqrt(2pi)), 1  LocalZO's Gaussian limit
-fast_sigmoid   1 / (1 + k abs(x))^2                    1, 2/k              SuperSpike (k = 25)
-quasi_clamp    1 for abs(x) <= a                       1, 2a               OTTT's code (a = 1)
-=============  ======================================  ==================  =========================
-
-S is the logistic function. Each costs one pass over x and keeps nothing.
-
->>> Triangle()(torch.tensor([-2.0, 0.0, 0.5]))
-tensor([0.0000, 1.0000, 0.5000])
-"""
+"""Surrogate derivatives of the spike function, and their names for configurations."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import pi, sqrt
+from typing import Annotated, Literal
 
-import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from onward.core.registry import Choice, Registry
-from onward.kernels.fire import Shape
+from onward.surrogates.base import Surrogate
+from onward.surrogates.localzo import LocalZO, Windowed, windowed
+from onward.surrogates.probes import (
+    Flat,
+    Laplace,
+    Logistic,
+    Matched,
+    Normal,
+    Probe,
+    Signs,
+    StudentT,
+    Superspike,
+    Tent,
+)
+from onward.surrogates.shapes import ATan, FastSigmoid, Gaussian, QuasiClamp, Rectangle, Sigmoid, Triangle
 
-
-class Surrogate(ABC):
-    """A stand-in for the derivative of the Heaviside step."""
-
-    @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor:
-        """psi(x), elementwise; ``x`` is membrane potential minus threshold."""
-
-    @property
-    def shape(self) -> Shape:
-        """What compiled loops know this surrogate by, if they do."""
-        return Shape("", 0.0)
-
-
-@dataclass(frozen=True)
-class Sigmoid(Surrogate):
-    """psi(x) = k S(kx) (1 - S(kx)), S the logistic function."""
-
-    slope: float = 4.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        s = (self.slope * x).sigmoid_()
-        return torch.ops.aten.sigmoid_backward(s.new_tensor(self.slope), s)  # slope s (1 - s) in one pass
-
-    @property
-    def shape(self) -> Shape:
-        """See `Surrogate.shape`."""
-        return Shape("sigmoid", self.slope)
-
-
-@dataclass(frozen=True)
-class Triangle(Surrogate):
-    """psi(x) = max(0, k - k^2 abs(x))."""
-
-    slope: float = 1.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return (self.slope - self.slope**2 * x.abs()).clamp_min(0)
-
-    @property
-    def shape(self) -> Shape:
-        """See `Surrogate.shape`."""
-        return Shape("triangle", self.slope)
-
-
-@dataclass(frozen=True)
-class Rectangle(Surrogate):
-    """psi(x) = 1/w for abs(x) <= w/2, else 0."""
-
-    width: float = 1.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return (x.abs() <= self.width / 2).to(x.dtype) / self.width
-
-    @property
-    def shape(self) -> Shape:
-        """See `Surrogate.shape`."""
-        return Shape("rectangle", self.width)
-
-
-@dataclass(frozen=True)
-class ATan(Surrogate):
-    """psi(x) = (k/2) / (1 + (pi k x / 2)^2)."""
-
-    slope: float = 2.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return self.slope / 2 / (1 + (pi / 2 * self.slope * x).square())
-
-
-@dataclass(frozen=True)
-class Gaussian(Surrogate):
-    """psi(x) = exp(-x^2 / (2 w^2)) / (w sqrt(2 pi))."""
-
-    width: float = 1 / sqrt(2 * pi)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return torch.exp(-(x / self.width).square() / 2) / (self.width * sqrt(2 * pi))
-
-
-@dataclass(frozen=True)
-class FastSigmoid(Surrogate):
-    """psi(x) = 1 / (1 + k abs(x))^2."""
-
-    slope: float = 25.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return (1 + self.slope * x.abs()).square().reciprocal()
-
-
-@dataclass(frozen=True)
-class QuasiClamp(Surrogate):
-    """psi(x) = 1 for abs(x) <= a, else 0."""
-
-    width: float = 1.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return (x.abs() <= self.width).to(x.dtype)
+__all__ = [
+    "ATan",
+    "FastSigmoid",
+    "Gaussian",
+    "LocalZO",
+    "QuasiClamp",
+    "Rectangle",
+    "Sigmoid",
+    "Surrogate",
+    "Triangle",
+    "Windowed",
+    "probes",
+    "surrogates",
+]
 
 
 class Slope(Choice):
@@ -171,3 +72,66 @@ _register("atan", ATan, "slope", ATan.slope, "derivative of an arctangent (Spiki
 _register("gaussian", Gaussian, "width", Gaussian.width, "normal density")
 _register("fast-sigmoid", FastSigmoid, "slope", FastSigmoid.slope, "heavy-tailed, peak 1 (SuperSpike)")
 _register("quasi-clamp", QuasiClamp, "width", QuasiClamp.width, "1 inside a window, 0 outside")
+
+SurrogateChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(surrogates.parse)]
+
+
+class FreedomOptions(Choice):
+    """Options of Student's law."""
+
+    freedom: float = Field(3.0, gt=0, description="degrees of freedom; of 3 the mean is atan")
+
+
+class MatchedOptions(Choice):
+    """Options of a law made for a surrogate."""
+
+    surrogate: SurrogateChoice = Field(surrogates.parse("atan"), description="the mean of the estimates")
+    exponent: float = Field(1.0, description="power of |z| in an estimate; 1 is a two-point estimate")
+
+
+probes: Registry[Probe] = Registry("law")
+probes.register("normal", Choice, lambda choice: Normal(), "N(0, 1); mean: a normal density")
+probes.register("uniform", Choice, lambda choice: Flat(), "uniform, variance 1; mean: a parabola")
+probes.register("laplace", Choice, lambda choice: Laplace(), "Laplace, variance 1")
+probes.register("rademacher", Choice, lambda choice: Signs(), "+1 or -1; mean: a box, no variance")
+probes.register("student-t", FreedomOptions, lambda choice: StudentT(choice.freedom), "heavy-tailed; mean: atan for 3")
+probes.register("sigmoid", Choice, lambda choice: Logistic(), "variance 1; mean: derivative of a logistic function")
+probes.register(
+    "fast-sigmoid",
+    Slope,
+    lambda choice: Superspike(choice.slope),
+    "mean: 1 / (1 + k abs(x))^2",
+    defaults={"slope": Superspike.slope},
+)
+probes.register(
+    "triangle", Width, lambda choice: Tent(choice.width), "uniform; mean: a tent", defaults={"width": Tent.width}
+)
+probes.register(
+    "matched",
+    MatchedOptions,
+    lambda choice: Matched(surrogates.build(choice.surrogate), choice.exponent),
+    "the law whose mean is a surrogate of your choice",
+)
+
+
+class LocalZOOptions(Choice):
+    """Options of LocalZO."""
+
+    delta: float = Field(0.5, gt=0, description="size of the perturbation, in units of the membrane potential")
+    samples: int = Field(5, ge=1, description="draws a slope")
+    law: Annotated[SerializeAsAny[Choice], BeforeValidator(probes.parse)] = Field(
+        probes.parse("normal"), description="what perturbations are drawn from"
+    )
+    form: Literal["sampled", "mean", "window"] = Field(
+        "sampled", description="the estimates; their mean; or their mean where about as many neurons would be active"
+    )
+
+
+def _localzo(choice: LocalZOOptions) -> Surrogate:
+    probe = probes.build(choice.law)
+    if choice.form == "sampled":
+        return LocalZO(choice.delta, choice.samples, probe)
+    return probe.mean(choice.delta) if choice.form == "mean" else windowed(choice.delta, choice.samples, probe)
+
+
+surrogates.register("localzo", LocalZOOptions, _localzo, "zeroth-order estimate, mostly exactly zero (LocalZO)")

@@ -47,7 +47,8 @@ class BatchDone(Event):
 class EpochDone(Event):
     """An epoch ended; ``score`` is on ``judged_on`` ("validation" or "test"), None where none was due.
 
-    ``skipped`` counts mini-batches that were left out; ``alarms`` name layers that are silent or saturated.
+    ``skipped`` counts mini-batches that were left out; ``alarms`` name layers that are silent or saturated; ``active``
+    is the share of slopes that were not zero, by layer, as last looked at, for surrogates that count them.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class EpochDone(Event):
     accuracy: float
     samples_per_second: float
     rates: Mapping[str, float]
+    active: Mapping[str, float]
     rule: Mapping[str, float]
     score: Score | None
     judged_on: str

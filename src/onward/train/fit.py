@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-from onward.core import Outcome, Rates, run_sequence
+from onward.core import Outcome, Rates, active, run_sequence
 from onward.core.errors import NonFiniteError
 from onward.data import Batch
 from onward.kernels.choice import used
@@ -100,11 +100,14 @@ class _Run:
         """One sequence and its update, None where it was left out; the first one is measured, every `LOOK_EVERY`-th
         one looked into."""
         watch = Rates() if self.progress.batch % LOOK_EVERY == 0 else None
+        if watch is not None:
+            active(self.parts.net, self.parts.group)  # from here on
         with meter(self.parts.device, when=self.progress.updates == 0) as measured:
             outcome = self.guarded(batch, watch)
         self.fitted.peak_bytes = max(self.fitted.peak_bytes, measured.peak_bytes)
         if watch is not None and outcome is not None:
             self.own.epoch.rates.update(watch.means(self.parts.group))
+            self.own.epoch.active.update(active(self.parts.net, self.parts.group))
         return outcome
 
     def guarded(self, batch: Batch, watch: Rates | None) -> Outcome | None:
@@ -184,6 +187,7 @@ class _Run:
             accuracy=sums.means[1],
             samples_per_second=sums.means[2],
             rates=dict(sums.rates),
+            active=dict(sums.active),
             rule=self.parts.rule.metrics(),
             score=judged,
             judged_on="validation" if self.parts.validation else "test",

@@ -40,6 +40,7 @@ class Sums:
     skipped: int = 0
     pace: Pace = field(default_factory=Pace)
     rates: dict[str, float] = field(default_factory=dict)
+    active: dict[str, float] = field(default_factory=dict)
 
     def add(self, other: Sums) -> None:
         """Counts what another process has learned from, too."""
@@ -124,7 +125,7 @@ class Fitted:
         sums = torch.tensor([mine.loss, mine.correct, mine.samples], dtype=torch.float64)
         group.sum_([sums])
         loss, correct, samples = sums.tolist()
-        return Sums(loss, int(correct), int(samples), mine.skipped, mine.pace, mine.rates)
+        return Sums(loss, int(correct), int(samples), mine.skipped, mine.pace, mine.rates, mine.active)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; `from_json` is the way back, exact for every float."""
