@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,8 @@ def active(net: Network, group: Group = ALONE) -> dict[str, float]:
 
     Over all processes of ``group``, each of which weighs the same.
     """
-    found = {node.name: node.module.active() for node in net.neurons}
-    counted = {name: share for name, share in found.items() if share is not None}
+    modules: list[tuple[str, Any]] = [(node.name, node.module) for node in net.neurons]
+    counted = {name: share for name, module in modules if (share := module.active()) is not None}
     means = torch.tensor(list(counted.values()), dtype=torch.float64) / group.size
     group.sum_([means])
     return dict(zip(counted, means.tolist(), strict=True))

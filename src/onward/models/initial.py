@@ -1,4 +1,4 @@
-"""How the weights of a layer start; biases start at 0."""
+"""How the weights of a layer start; biases start at 0, but for `uniform`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def unit(layer: nn.Module) -> None:
         weight.uniform_(-1, 1).div_(torch.linalg.vector_norm(weight, dim=others, keepdim=True))
 
     _start(layer, fill)
+
+
+def uniform(layer: nn.Module) -> None:
+    """Weights and biases uniform within 1 / sqrt(fan-in): torch's own start."""
+    layer.reset_parameters()  # type: ignore[operator]
 
 
 @torch.no_grad()
