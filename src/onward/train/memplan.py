@@ -30,11 +30,11 @@ from onward.train.footprint import (
     WORKSPACE,
     Runs,
     Stage,
-    act,
     runs,
 )
 from onward.train.memory import meter
 from onward.train.outline import outline
+from onward.train.onpaper import act
 from onward.train.parts import PRODUCTS, assemble
 
 SAMPLES = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -69,6 +69,11 @@ class Outline:
     def chunk(self, layer: Layer, steps: int, batch: int) -> Tensor:
         """A stand-in for a chunk of ``layer``; takes no memory."""
         return self.like.expand(steps, batch, layer.size)
+
+    def of_means(self) -> Outline:
+        """The same where everybody sends means over time: nothing is sparse, and no step is like another."""
+        dense = {i: replace(layer, share=1.0, still=False, sparse=False) for i, layer in self.layers.items()}
+        return replace(self, layers=dense)
 
     @cached_property
     def readers(self) -> Mapping[int, list[Node]]:
