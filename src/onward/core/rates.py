@@ -36,8 +36,8 @@ from onward.kernels.rows import SparseRows
 from onward.kernels.scan import leaky_sum
 
 EVIDENCE = "evidence"
-CLAMP = 1.25
-"""What a clamp leaves of a float32 layer: its value, and a byte a number to say where gradients pass."""
+MASK = 0.25
+"""A byte a number to say where a clamp passes gradients, in float32 numbers."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Keeps:
     """
 
     means: Mapping[int, int]
-    clamp: float = CLAMP
+    clamp: float = 1 + MASK
     vectors: int = 0
     second: bool = False
 

@@ -162,7 +162,7 @@ class Scene(ABC):
         """The glue's output, for the graph or a reader to keep, or waiting for its reader alone."""
         own = self.stage.chunk(layer, steps)
         noise = own * holds.noise / steps if self.noisy(node, holds) else 0
-        kept = self.graph or self.drives(node) or self.feeds_synapse(node)
+        kept = self.saved(node) and (self.graph or self.drives(node) or self.feeds_synapse(node))
         self.hold(ACTIVATIONS if kept else WORKSPACE, own)
         self.hold(WORKSPACE, noise)
         return noise + (0 if kept else own)
@@ -189,6 +189,10 @@ class Scene(ABC):
     def drives(self, node: Node) -> bool:
         """Whether glue stands between a synapse and its neuron."""
         return any(source.kind is Kind.SYNAPSE for source in self.outline.sources[node.index])
+
+    def saved(self, node: Node) -> bool:
+        """Whether who reads ``node`` needs its numbers on the way back; sums and masks do without."""
+        return any(reader.kind not in (Kind.ADD, Kind.DROPOUT) for reader in self.outline.readers[node.index])
 
     def feeds_synapse(self, node: Node) -> bool:
         """Whether a synapse keeps what glue sends as its input."""

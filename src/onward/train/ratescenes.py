@@ -10,11 +10,12 @@ from __future__ import annotations
 from functools import cached_property
 
 from onward.core.graph import Kind, Node
-from onward.core.rates import CLAMP, RateRule
+from onward.core.rates import MASK, RateRule
 from onward.core.rule import Holds
 from onward.core.sequence import PIECE
 from onward.train.footprint import ACTIVATIONS, CREDIT, STATES, SUMS, WORKSPACE, Ledger, Runs, Scene, Stage, WithinSteps
 from onward.train.outline import Layer
+from onward.train.workspace import INDEX
 
 ON_THE_WAY = 3
 """Vectors that a solver takes for a moment to find a residual."""
@@ -28,9 +29,9 @@ class Whole(WithinSteps):
     """The sequence is one chunk in one graph, in which neurons are clamps of their mean drive."""
 
     def neuron(self, node: Node, layer: Layer, steps: int, holds: Holds) -> None:
-        """See `Scene.neuron`: spikes without slopes, the mean drive and its clamp."""
+        """See `Scene.neuron`: spikes without slopes, and where the clamp passes gradients."""
         self.hold(STATES, 2 * self.state(node, layer))
-        self.hold(ACTIVATIONS, self.spikes(node, layer, steps) + (1 + CLAMP) * self.stage.step(layer))
+        self.hold(ACTIVATIONS, self.spikes(node, layer, steps) + MASK * self.stage.step(layer))
 
 
 class Simulated(Scene):
@@ -94,12 +95,13 @@ class InRates(WithinSteps):
 
     def learn(self, sequence: Runs) -> None:
         """See `Scene.learn`: means, the walk, what comes around cycles, deposits."""
-        self.mean_input(sequence[-1][0].stop)
+        steps = sequence[-1][0].stop
+        self.mean_input(steps)
         for index, count in self.keeps.means.items():
             self.hold(ACTIVATIONS, count * self.stage.step(self.outline.layers[index]))
         self.forward(1, Holds())
         if self.keeps.vectors and self.net.closing:
-            self.solve()
+            self.solve(steps)
         self.teach(1, Holds())
 
     def mean_input(self, steps: int) -> None:
@@ -107,19 +109,21 @@ class InRates(WithinSteps):
         if self.shown.still:
             return
         one = self.stage.step(self.shown)
+        events = self.shown.share * self.shown.size * self.stage.batch * min(steps, PIECE)
         self.hold(ACTIVATIONS, self.kinds * one)
-        self.borrow(one * min(steps, 2 * PIECE) if self.shown.sparse else one)
+        self.borrow(one * min(steps, 2 * PIECE) + 4 * INDEX * events if self.shown.sparse else one)
 
-    def solve(self) -> None:
-        """The solver's vectors, and the walk that it goes back through; of both the solution stays."""
+    def solve(self, steps: int) -> None:
+        """The solver's vectors, of which the solution stays; before, a second walk, of which next to nothing does."""
         size = sum(self.stage.step(self.outline.layers[node.index]) for node in self.net.closing)
-        before = self.ledger.held[ACTIVATIONS]
         if self.keeps.second:
+            before = self.ledger.held[ACTIVATIONS]
+            self.mean_input(steps)
             self.forward(1, Holds())
+            self.drop(ACTIVATIONS, self.ledger.held[ACTIVATIONS] - before)
         self.hold(CREDIT, self.keeps.vectors * size)
         self.borrow(ON_THE_WAY * size + max(self.products.transposed(node, 1) for node in self.net.synapses))
         self.drop(CREDIT)
-        self.drop(ACTIVATIONS, self.ledger.held[ACTIVATIONS] - before)
         self.hold(CREDIT, size)
 
     def glue(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
