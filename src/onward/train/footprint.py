@@ -281,8 +281,12 @@ class WithinSteps(Scene):
         order = self.outline.readout_first
         for node in reversed(self.net.synapses) if self.crosses else order:
             self.post(node, steps, holds)
+        self.passed(steps)
         for node in order:
             self.deposit(node, steps, self.memory(node, steps, holds))
+
+    def passed(self, steps: int) -> None:
+        """The way back is over; the graph of a chunk stays, since more credit may take it."""
 
     def post(self, node: Node, steps: int, holds: Holds) -> None:
         """The postsynaptic factor of a drive: by the graph from the layer above, or from credit at the spikes."""

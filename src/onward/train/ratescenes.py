@@ -24,8 +24,22 @@ ONCE = (Kind.SYNAPSE, Kind.NORM, Kind.DROPOUT)
 MOVING = (Kind.NEURON, Kind.DELAY, Kind.ADD)
 """Behind these nothing stands still."""
 
+GLUE = (Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.GLUE)
+"""What a graph is made of beside synapses and neurons."""
 
-class Whole(WithinSteps):
+
+class OneWay(WithinSteps):
+    """One graph, which is gone when credit has passed."""
+
+    def passed(self, steps: int) -> None:
+        """See `WithinSteps.passed`: what glue sends is kept where a synapse or a neuron reads it."""
+        for node in self.net.nodes[1:]:
+            kept = any(reader.kind in (Kind.SYNAPSE, Kind.NEURON) for reader in self.outline.readers[node.index])
+            if node.kind in GLUE and self.copies(node) and self.saved(node) and not kept:
+                self.drop(ACTIVATIONS, self.stage.chunk(self.outline.layers[node.index], steps))
+
+
+class Whole(OneWay):
     """The sequence is one chunk in one graph, in which neurons are clamps of their mean drive."""
 
     def neuron(self, node: Node, layer: Layer, steps: int, holds: Holds) -> None:
@@ -85,7 +99,7 @@ class Simulated(Scene):
         self.hold(ACTIVATIONS, self.spikes(node, layer, steps))
 
 
-class InRates(WithinSteps):
+class InRates(OneWay):
     """One walk through the network of rates, in a graph, on top of what the simulation left."""
 
     def __init__(self, stage: Stage, ledger: Ledger, rule: RateRule):
