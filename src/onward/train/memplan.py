@@ -33,8 +33,8 @@ from onward.train.footprint import (
     runs,
 )
 from onward.train.memory import meter
-from onward.train.outline import outline
 from onward.train.onpaper import act
+from onward.train.outline import outline
 from onward.train.parts import PRODUCTS, assemble
 
 SAMPLES = 8

@@ -119,7 +119,10 @@ class Outline:
 
 @torch.no_grad()
 def outline(net: Network, sample: Sequence, norms: Norms | None = None) -> Outline:
-    """The outline of ``net`` on ``sample``, a few samples of the data, normalised over ``norms``. Cost: a forward pass of at most 8 steps."""
+    """The outline of ``net``, normalised over ``norms``, on ``sample``, a few samples of the data.
+
+    Cost: a forward pass of at most 8 steps.
+    """
     steps = min(sample.steps, STEPS)
     context = Context(KeyedDraws(0), torch.arange(sample.batch), 0, steps, Share(sample.batch))
     carry, layers = Carry(), {0: _layer(net.nodes[0], sample.read(0, sample.steps))}

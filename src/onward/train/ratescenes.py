@@ -17,13 +17,14 @@ from onward.train.footprint import ACTIVATIONS, CREDIT, STATES, SUMS, WORKSPACE,
 from onward.train.outline import Layer
 from onward.train.workspace import INDEX
 
+EVENT = 4 * INDEX
+"""Bytes an event takes while it is put among its zeros: its place three times, its count twice."""
 ON_THE_WAY = 3
 """Vectors that a solver takes for a moment to find a residual."""
 ONCE = (Kind.SYNAPSE, Kind.NORM, Kind.DROPOUT)
 """What is worked out once a sequence, and kept, where all it reads stands still."""
 MOVING = (Kind.NEURON, Kind.DELAY, Kind.ADD)
 """Behind these nothing stands still."""
-
 GLUE = (Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.GLUE)
 """What a graph is made of beside synapses and neurons."""
 
@@ -53,7 +54,7 @@ class Simulated(Scene):
 
     def __init__(self, stage: Stage, ledger: Ledger, rule: RateRule):
         super().__init__(stage, ledger)
-        self.graph, self.kinds = False, 1 if rule.leak == 1 else 2
+        self.graph = False
         self.summed = [self.outline.layers[node.index] for node in rule.summed(self.net)]
         self.rates = InRates(stage, ledger, rule)
 
@@ -67,17 +68,16 @@ class Simulated(Scene):
         return found
 
     def learn(self, sequence: Runs) -> None:
-        """See `Scene.learn`: the first chunk and the next, which the others repeat, then the rates."""
+        """See `Scene.learn`: the first chunk, which the others repeat, then the rates."""
         states = sum(self.state(node, self.outline.layers[node.index]) for node in self.net.neurons)
         kept = sum(self.stage.step(self.outline.layers[i]) for i in self.still if self.net.nodes[i].kind in ONCE)
-        sums = [self.kinds * self.stage.step(layer) for layer in self.summed]
+        sums = [self.rates.kinds * self.stage.step(layer) for layer in self.summed]
         self.hold(STATES, states)
         self.hold(SUMS, self.masks + kept + sum(sums))
-        for steps, _ in sequence[:2]:
-            self.forward(len(steps), Holds())
-            self.borrow(max(sums, default=0))  # a new sum while the old one is there
-            self.drop(ACTIVATIONS)
-            self.drop(STATES, states)
+        self.forward(len(sequence[0][0]), Holds())
+        self.borrow(max(sums, default=0))  # a new sum while the old one is there
+        self.drop(ACTIVATIONS)
+        self.drop(STATES, states)
         self.rates.learn(sequence)
 
     def visit(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
@@ -105,7 +105,8 @@ class InRates(OneWay):
     def __init__(self, stage: Stage, ledger: Ledger, rule: RateRule):
         super().__init__(stage.of_means(), ledger)
         self.graph, self.keeps, self.ledger = True, rule.keeps(self.net), ledger
-        self.shown, self.kinds = stage.outline.layers[0], 1 if rule.leak == 1 else 2
+        self.shown = stage.outline.layers[0]
+        self.kinds = 1 if rule.leak == 1 else 2  # of means: weighted, and plain where that is another
 
     def learn(self, sequence: Runs) -> None:
         """See `Scene.learn`: means, the walk, what comes around cycles, deposits."""
@@ -119,13 +120,13 @@ class InRates(OneWay):
         self.teach(1, Holds())
 
     def mean_input(self, steps: int) -> None:
-        """The means of an input that moves; of sparse input two pieces are dense at a time."""
+        """The means of an input that moves; of events, two pieces are dense at a time."""
         if self.shown.still:
             return
         one = self.stage.step(self.shown)
         events = self.shown.share * self.shown.size * self.stage.batch * min(steps, PIECE)
         self.hold(ACTIVATIONS, self.kinds * one)
-        self.borrow(one * min(steps, 2 * PIECE) + 4 * INDEX * events if self.shown.sparse else one)
+        self.borrow(one * min(steps, 2 * PIECE) + EVENT * events if self.shown.sparse else one)
 
     def solve(self, steps: int) -> None:
         """The solver's vectors, of which the solution stays; before, a second walk, of which next to nothing does."""

@@ -151,7 +151,10 @@ def test_planning_trains_nothing() -> None:
     assert all(p.grad is None for p in planner.parts.net.parameters())
 
 
-@pytest.mark.parametrize(("rule", "grows"), [("ottt", False), ("opzo", False), ("bptt", True), ("dsr", False), ("ide", False), ("spide", False)])
+@pytest.mark.parametrize(
+    ("rule", "grows"),
+    [("ottt", False), ("opzo", False), ("bptt", True), ("dsr", False), ("ide", False), ("spide", False)],
+)
 def test_memory_over_time_steps_is_what_the_rule_claims(rule: str, grows: bool) -> None:
     few, many = (
         predict(configured(f"--rule {rule} --train.steps {steps} --train.chunk 2 --train.batch-size 64"))
