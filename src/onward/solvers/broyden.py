@@ -27,8 +27,8 @@ class Broyden(Solver):
 
     @property
     def vectors(self) -> int:
-        """See `Solver.vectors`: the terms of B, and the last step."""
-        return super().vectors + 2 * min(self.steps, self.memory) + 2
+        """See `Solver.vectors`: the terms of B, the last step, and what it changed."""
+        return super().vectors + 2 * min(self.steps, self.memory) + 3
 
     def _run(self, search: Search) -> None:
         inverse = _Inverse(search.g, min(self.steps, self.memory))
