@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from onward.core.network import Network
 from onward.core.neuron import RateLaw
 from onward.core.norms import Norms, PerStep, channels, moments
 from onward.core.objective import Objective
-from onward.core.rule import LearningRule, Lesson
+from onward.core.rule import Holds, LearningRule, Lesson
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Signal, dense
 from onward.core.synapse import rowwise, through
@@ -35,6 +36,23 @@ from onward.kernels.rows import SparseRows
 from onward.kernels.scan import leaky_sum
 
 EVIDENCE = "evidence"
+MASK = 0.25
+"""A byte a number to say where a clamp passes gradients, in float32 numbers."""
+
+
+@dataclass(frozen=True)
+class Keeps:
+    """What a rule keeps beside the walk through the network of rates until its last deposit, for plans of memory.
+
+    In steps of what a node sends: ``means`` by node index, and of every neuron its ``clamp``. ``vectors``, each as
+    large as the states of all closing delays, are held while a solver works; it works on a walk of its own where there
+    is a ``second`` one.
+    """
+
+    means: Mapping[int, int]
+    clamp: float = 1 + MASK
+    vectors: int = 0
+    second: bool = False
 
 
 class Sums:
@@ -283,6 +301,14 @@ class RateRule(LearningRule):
     def summed(self, net: Network) -> Collection[Node]:
         """The neurons and closing delays whose means the rule will ask for."""
         return [*net.neurons, *net.closing]
+
+    def keeps(self, net: Network) -> Keeps:
+        """What the rule keeps of the rates when the sequence has ended, for plans of memory."""
+        return Keeps({node.index: 1 for node in self.summed(net)})
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `LearningRule.holds`: nothing."""
+        return Holds()
 
     def sums(self, lesson: Lesson) -> Sums:
         """The sums over this sequence."""

@@ -26,7 +26,7 @@ from onward.core.interpret import LINEAR_GLUE, run_walk
 from onward.core.network import Network
 from onward.core.neuron import RateLaw
 from onward.core.norms import PerSequence
-from onward.core.rates import RateRule, RateWalk, rate_laws, shares
+from onward.core.rates import Keeps, RateRule, RateWalk, rate_laws, shares
 from onward.core.registry import Choice
 from onward.core.rule import Lesson, Traits
 from onward.core.sequence import Sequence
@@ -92,8 +92,12 @@ class DSR(RateRule):
             walk = RateWalk(lesson, rate_laws(net), self.measured(lesson, net.neurons), {})
             run_walk(walk, self.inputs(lesson))
         deposit_all(lesson, [walk.record], [walk.record.out], [self.errors(lesson)])
-
         return None
+
+    def keeps(self, net: Network) -> Keeps:
+        """See `RateRule.keeps`: plain means too, where gradients are laid evenly and steps weigh differently."""
+        plain = self.spread == "even" and self.leak != 1
+        return Keeps({node.index: 1 + plain for node in net.neurons})
 
     def seen(self, mean: Signal) -> Signal:
         """See `RateRule.seen`."""

@@ -22,7 +22,7 @@ from onward.core.backprop import deposit_all
 from onward.core.graph import Kind, Node
 from onward.core.interpret import run_walk
 from onward.core.network import Network
-from onward.core.rates import RateRule, RateWalk, SteadyRateWalk, leaf, rate_laws
+from onward.core.rates import Keeps, RateRule, RateWalk, SteadyRateWalk, leaf, rate_laws
 from onward.core.registry import Choice
 from onward.core.rule import Lesson, Traits
 from onward.core.signal import Signal, dense
@@ -82,6 +82,12 @@ class IDE(RateRule):
     def summed(self, net: Network) -> list[Node]:
         """See `RateRule.summed`: the state of the loop, and what the output reads."""
         return [*net.closing, *_last(net)]
+
+    def keeps(self, net: Network) -> Keeps:
+        """See `RateRule.keeps`: of closing delays also the start of the graph."""
+        means = {**{node.index: 1 for node in _last(net)}, **{node.index: 2 for node in net.closing}}
+        second = self.linearise == "map" or any(node.module.training for node in net.of(Kind.NORM))
+        return Keeps(means, vectors=self.solver.vectors, second=second)
 
     def _solve(self, lesson: Lesson, walk: RateWalk, errors: Tensor) -> list[Tensor]:
         """Credits at what closing delays receive, J^T beta; the loss's own share of beta is a head apart."""

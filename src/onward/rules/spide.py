@@ -28,7 +28,7 @@ from onward.core.graph import Node
 from onward.core.interpret import run_walk
 from onward.core.network import Network
 from onward.core.norms import Norms
-from onward.core.rates import RateRule, RateWalk, Sums, leaf, rate_laws
+from onward.core.rates import Keeps, RateRule, RateWalk, Sums, leaf, rate_laws
 from onward.core.registry import Choice
 from onward.core.rule import Lesson, Traits
 from onward.core.signal import Signal, dense
@@ -92,6 +92,11 @@ class SPIDE(RateRule):
     def warnings(self) -> list[str]:
         """See `LearningRule.warnings`."""
         return self._cautions
+
+    def keeps(self, net: Network) -> Keeps:
+        """See `RateRule.keeps`: mean, start of a graph and count; couples (3), masks (2), clamp and beta."""
+        means = {**{node.index: 3 for node in net.neurons}, **{node.index: 2 for node in net.closing}}
+        return Keeps(means, clamp=7)
 
     def inputs(self, lesson: Lesson) -> Signal:
         """See `RateRule.inputs`; with ``input_mean`` plain, deposits see what they see in the published code."""

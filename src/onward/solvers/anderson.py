@@ -28,6 +28,11 @@ class Anderson(Solver):
         super().__post_init__()
         at_least_one("memory", self.memory)
 
+    @property
+    def vectors(self) -> int:
+        """See `Solver.vectors`: the differences, and what the next are taken from."""
+        return super().vectors + 2 * min(self.steps, self.memory) + 2
+
     def _run(self, search: Search) -> None:
         mixer = _Mixer(search.g, min(self.steps, self.memory))
         while search.open:

@@ -84,6 +84,11 @@ class Solver(ABC):
         self._run(search)
         return search.solution()
 
+    @property
+    def vectors(self) -> int:
+        """For plans of memory: the tensors ``[B, n]`` that a search holds."""
+        return 4
+
     @abstractmethod
     def _run(self, search: Search) -> None:
         """Moves ``search`` on until it is no longer open."""

@@ -25,6 +25,11 @@ class Broyden(Solver):
         super().__post_init__()
         at_least_one("memory", self.memory)
 
+    @property
+    def vectors(self) -> int:
+        """See `Solver.vectors`: the terms of B, the last step, and what it changed."""
+        return super().vectors + 2 * min(self.steps, self.memory) + 3
+
     def _run(self, search: Search) -> None:
         inverse = _Inverse(search.g, min(self.steps, self.memory))
         while search.open:

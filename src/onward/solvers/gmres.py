@@ -26,6 +26,11 @@ class GMRES(Solver):
         super().__post_init__()
         at_least_one("restart", self.restart)
 
+    @property
+    def vectors(self) -> int:
+        """See `Solver.vectors`: the basis."""
+        return super().vectors + min(self.steps, self.restart + 1)
+
     def _run(self, search: Search) -> None:
         while search.open:
             search.move(search.v + self._correction(search))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -66,8 +67,12 @@ class Stage:
     """A network and a rule, ready for mini-batches of ``batch`` samples; ``short``: products take factors in bf16."""
 
     def __init__(self, outline: Outline, rule: LearningRule, batch: int, short: bool = False):
-        self.outline, self.net, self.rule, self.batch = outline, outline.net, rule, batch
+        self.outline, self.net, self.rule, self.batch, self.short = outline, outline.net, rule, batch, short
         self.products = Products(outline, batch, short)
+
+    def of_means(self) -> Stage:
+        """The same for means over time."""
+        return Stage(self.outline.of_means(), self.rule, self.batch, self.short)
 
     def step(self, layer: Layer) -> int:
         """Bytes of what ``layer`` sends in one step."""
@@ -83,16 +88,6 @@ def runs(rule: LearningRule, draws: Draws, steps: int, chunk: int, sequence: int
     context = Context(draws, torch.arange(1), sequence, steps, Share(1))
     chunks = (rule.runs(start, min(start + chunk, steps), context) for start in range(0, steps, chunk))
     return tuple((range(first, stop), part) for found in chunks for first, stop, part in found)
-
-
-def act(stage: Stage, sequence: Runs) -> Ledger:
-    """Acts out one mini-batch, from the first time step to the end of the update."""
-    ledger = Ledger()
-    through_time = stage.rule.traits.backward == "time"
-    scene = ThroughTime(stage, ledger) if through_time else WithinSteps(stage, ledger)
-    scene.learn(sequence)
-    scene.update()
-    return ledger
 
 
 class Scene(ABC):
@@ -167,7 +162,7 @@ class Scene(ABC):
         """The glue's output, for the graph or a reader to keep, or waiting for its reader alone."""
         own = self.stage.chunk(layer, steps)
         noise = own * holds.noise / steps if self.noisy(node, holds) else 0
-        kept = self.graph or self.drives(node) or self.feeds_synapse(node)
+        kept = self.saved(node) and (self.graph or self.drives(node) or self.feeds_synapse(node))
         self.hold(ACTIVATIONS if kept else WORKSPACE, own)
         self.hold(WORKSPACE, noise)
         return noise + (0 if kept else own)
@@ -195,6 +190,10 @@ class Scene(ABC):
         """Whether glue stands between a synapse and its neuron."""
         return any(source.kind is Kind.SYNAPSE for source in self.outline.sources[node.index])
 
+    def saved(self, node: Node) -> bool:
+        """Whether who reads ``node`` needs its numbers on the way back; sums and masks do without."""
+        return any(reader.kind not in (Kind.ADD, Kind.DROPOUT) for reader in self.outline.readers[node.index])
+
     def feeds_synapse(self, node: Node) -> bool:
         """Whether a synapse keeps what glue sends as its input."""
         return any(reader.kind is Kind.SYNAPSE for reader in self.outline.readers[node.index])
@@ -210,6 +209,16 @@ class Scene(ABC):
         module: Any = node.module
         count = module.leaves(self.outline.chunk(layer, steps, self.stage.batch), through_time)
         return count * self.stage.chunk(layer, steps)
+
+    def spikes(self, node: Node, layer: Layer, steps: int) -> float:
+        """The same where nobody asks for slopes."""
+        return self.leaves(node, layer, steps, through_time=False) - self.stage.chunk(layer, steps)
+
+    @cached_property
+    def masks(self) -> int:
+        """Bytes of the dropout masks of a sequence."""
+        dropped = [node for node in self.net.of(Kind.DROPOUT) if node.index in self.outline.layers]
+        return sum(self.stage.step(self.outline.layers[node.index]) for node in dropped)
 
     def state(self, node: Node, layer: Layer) -> int:
         """Bytes of a neuron's state."""
@@ -237,7 +246,7 @@ class WithinSteps(Scene):
         """
         traces = sum(self.stage.step(self.outline.read(n)) for n in self.net.synapses if n.index in holds.traced)
         self.drop(SUMS)
-        self.hold(SUMS, holds.read + (0 if first else traces + holds.sums))
+        self.hold(SUMS, self.masks + holds.read + (0 if first else traces + holds.sums))
         self.graph = part and self.crosses
         self.forward(steps, holds)
         self.remember(steps, more, holds)
@@ -272,8 +281,12 @@ class WithinSteps(Scene):
         order = self.outline.readout_first
         for node in reversed(self.net.synapses) if self.crosses else order:
             self.post(node, steps, holds)
+        self.passed(steps)
         for node in order:
             self.deposit(node, steps, self.memory(node, steps, holds))
+
+    def passed(self, steps: int) -> None:
+        """The way back is over; the graph of a chunk stays, since more credit may take it."""
 
     def post(self, node: Node, steps: int, holds: Holds) -> None:
         """The postsynaptic factor of a drive: by the graph from the layer above, or from credit at the spikes."""
@@ -307,6 +320,7 @@ class ThroughTime(Scene):
     def learn(self, sequence: Runs) -> None:
         """See `Scene.learn`: forward through the whole sequence, back, then the deposits."""
         chunks = [len(steps) for steps, _ in sequence]
+        self.hold(SUMS, self.masks)
         for steps in chunks:
             self.forward(steps, Holds())
         self.other_gradients()

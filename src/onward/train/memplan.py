@@ -30,10 +30,10 @@ from onward.train.footprint import (
     WORKSPACE,
     Runs,
     Stage,
-    act,
     runs,
 )
 from onward.train.memory import meter
+from onward.train.onpaper import act
 from onward.train.outline import outline
 from onward.train.parts import PRODUCTS, assemble
 
@@ -151,7 +151,8 @@ class Planner:
         data = self.parts.loader.dataset
         count = min(SAMPLES, len(data))
         self.sample = data.batch(torch.arange(count) * len(data) // count, self.parts.loader.steps).x
-        self.outline = outline(self.parts.net, self.sample.to(self.parts.device))
+        self.norms = getattr(self.parts.rule, "norms", None)
+        self.outline = outline(self.parts.net, self.sample.to(self.parts.device), self.norms)
         self.batch = min(self.config.train.batch_size, len(data))
         self.standing = self._standing()
         self._worst: dict[int, tuple[int, Runs]] = {}
@@ -210,7 +211,7 @@ class Planner:
     def _chunks(self) -> Iterable[int]:
         """Chunks that network and rule can take, largest first."""
         parts, steps = self.parts, self.parts.loader.steps
-        if isinstance(getattr(parts.rule, "norms", None), PerSequence) and parts.net.of(Kind.NORM):
+        if isinstance(self.norms, PerSequence) and parts.net.of(Kind.NORM):
             return [steps]
         if parts.rule.whole(parts.net):
             return [steps]

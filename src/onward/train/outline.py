@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -15,6 +15,7 @@ from onward.core import KeyedDraws, Network, Sequence
 from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.interpret import Forward, frozen_statistics, run_walk
+from onward.core.norms import Norms
 from onward.core.signal import Carry, Context, Signal
 from onward.core.synapse import effective, ops_of
 from onward.kernels.compiled import Use, in_use, using
@@ -70,6 +71,11 @@ class Outline:
         """A stand-in for a chunk of ``layer``; takes no memory."""
         return self.like.expand(steps, batch, layer.size)
 
+    def of_means(self) -> Outline:
+        """The same where everybody sends means over time: nothing is sparse, and no step is like another."""
+        dense = {i: replace(layer, share=1.0, still=False, sparse=False) for i, layer in self.layers.items()}
+        return replace(self, layers=dense)
+
     @cached_property
     def readers(self) -> Mapping[int, list[Node]]:
         """Who reads each node, in order."""
@@ -112,17 +118,20 @@ class Outline:
 
 
 @torch.no_grad()
-def outline(net: Network, sample: Sequence) -> Outline:
-    """The outline of ``net`` on ``sample``, a few samples of the data. Cost: a forward pass of at most 8 steps."""
+def outline(net: Network, sample: Sequence, norms: Norms | None = None) -> Outline:
+    """The outline of ``net``, normalised over ``norms``, on ``sample``, a few samples of the data.
+
+    Cost: a forward pass of at most 8 steps.
+    """
     steps = min(sample.steps, STEPS)
-    context = Context(KeyedDraws(0), torch.arange(sample.batch), 0, sample.steps, Share(sample.batch))
+    context = Context(KeyedDraws(0), torch.arange(sample.batch), 0, steps, Share(sample.batch))
     carry, layers = Carry(), {0: _layer(net.nodes[0], sample.read(0, sample.steps))}
     weights = {node.index: effective(node.module) for node in net.synapses}
     stride = 1 if net.cyclic else steps
     # Kernels that would wait for larger batches lay maps out as they will then.
     with frozen_statistics(net), using(Use.ALWAYS if in_use() is Use.AUTO else in_use()):
         for start in range(0, steps, stride):
-            walk = _Look(net, carry, context, lambda node: weights[node.index], layers=layers)
+            walk = _Look(net, carry, context, lambda node: weights[node.index], norms, layers=layers)
             run_walk(walk, sample.read(start, start + stride))
     shapes = {index: {name: weight.shape for name, weight in named.items()} for index, named in weights.items()}
     return Outline(net, layers, shapes, next(net.parameters()).new_empty(()))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from onward.core.errors import ConfigError, OnwardError, ShapeError, UnknownName
 from onward.solvers import GMRES, Anderson, Broyden, FixedPoint, Halved, Operator, Solver, SolverChoice, solvers
+from onward.train.memory import Allocations
 
 TRUE = [name for name in solvers.names() if name != "halved"]
 QUICK = [name for name in TRUE if name != "fixed-point"]
@@ -454,3 +455,14 @@ def test_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     assert solution.converged
     assert solution.value.is_cuda
     assert problem.error(solution.value.cpu()) < 20 * tolerance
+
+
+@each_solver
+@pytest.mark.parametrize("steps", [3, 12])
+def test_a_search_holds_the_vectors_that_it_tells(name: str, steps: int) -> None:
+    g, solver = torch.ones(4, 20_000), built(name, steps, 1e-30)
+    g[:, ::2] = -0.5
+    factors = torch.linspace(-0.9, 0.9, 20_000)
+    with Allocations() as held:
+        solver.solve(lambda v: factors * v, g)
+    assert solver.vectors <= held.peak_bytes / g.nbytes < solver.vectors + 4.1

@@ -38,6 +38,23 @@ RULES = {
     "dfa+ll": "--rule dfa --rule.local ll",
     "ottt+ll": "--rule ottt --rule.local ll",
 }
+RATES = {
+    "mlp-dsr": "--rule dsr --model mlp",
+    "mlp-dsr-lif": "--rule dsr --model mlp --neuron dsr-lif",
+    "feedback-ide": "--rule ide",
+    "feedback-ide-gmres": "--rule ide --rule.solver gmres",
+    "feedback-spide": "--rule spide",
+    "mlp-spide": "--rule spide --model mlp",
+    "conv-dsr": "--rule dsr --model layers --model.spec 8C5-AP2-16C5-AP2-FC",
+    "conv-dsr-norm": "--rule dsr --model layers --model.spec 8C5-AP2-16C5-AP2-FC --model.norm batch",
+    "conv-ide": "--rule ide --model.layers 16C5s2 --model.back 16C5",
+    "conv-ide-broyden": "--rule ide --rule.solver broyden --model.layers 16C5s2 --model.back 16C5",
+    "conv-ide-anderson": "--rule ide --rule.solver anderson --model.layers 16C5s2 --model.back 16C5",
+    "conv-spide": "--rule spide --model.layers 16C5s2-32C3 --model.back 16C3",
+    "conv5-dsr": "--rule dsr --model conv5 --model.width 0.125",
+    "conv5-ide": "--rule ide --model conv5 --model.width 0.125",
+    "conv5-spide": "--rule spide --model conv5 --model.width 0.125",
+}
 FEW = [
     "--rule opzo --train.steps 6 --train.chunk 6 --train.batch-size 128",
     "--rule dfa --train.steps 6 --train.chunk 2 --train.batch-size 64 --rule.local ll",
@@ -47,6 +64,12 @@ FEW = [
     "--rule bptt --train.steps 4 --train.chunk 2 --train.batch-size 16 --model layers --model.spec 8C3-MP2-16C3-FC "
     "--model.norm batch",
     "--rule zo --train.steps 4 --train.chunk 4 --train.batch-size 32 --precision bf16",
+    "--rule dsr --train.steps 6 --train.chunk 6 --train.batch-size 128 --model mlp",
+    "--rule dsr --train.steps 4 --train.batch-size 16 --model layers --model.spec 8C5-AP2-FC --model.norm batch",
+    "--rule ide --train.steps 6 --train.batch-size 128",
+    "--rule ide --rule.solver broyden --train.steps 4 --train.batch-size 16 --model.layers 8C5s2 --model.back 8C5",
+    "--rule spide --rule.steps 10 --train.steps 6 --train.batch-size 128",
+    "--rule spide --rule.steps 10 --train.steps 4 --train.batch-size 16 --model.layers 8C5s2-16C3 --model.back 8C3",
 ]
 
 
@@ -73,6 +96,8 @@ def test_a_plan_is_close_to_what_a_step_takes(text: str) -> None:
 def grid() -> Iterator[Any]:
     for model, data, rule in product(MODELS, DATA, RULES):
         yield pytest.param(" ".join((MODELS[model], DATA[data], RULES[rule])), id=f"{model}-{data}-{rule}")
+    for data, rates in product(DATA, RATES):
+        yield pytest.param(" ".join((DATA[data], RATES[rates])), id=f"{data}-{rates}")
 
 
 @pytest.mark.slow
@@ -126,7 +151,10 @@ def test_planning_trains_nothing() -> None:
     assert all(p.grad is None for p in planner.parts.net.parameters())
 
 
-@pytest.mark.parametrize(("rule", "grows"), [("ottt", False), ("opzo", False), ("bptt", True)])
+@pytest.mark.parametrize(
+    ("rule", "grows"),
+    [("ottt", False), ("opzo", False), ("bptt", True), ("dsr", False), ("ide", False), ("spide", False)],
+)
 def test_memory_over_time_steps_is_what_the_rule_claims(rule: str, grows: bool) -> None:
     few, many = (
         predict(configured(f"--rule {rule} --train.steps {steps} --train.chunk 2 --train.batch-size 64"))

@@ -1,0 +1,23 @@
+"""A mini-batch acted out on paper, in the scene that the rule's traits ask for."""
+
+from __future__ import annotations
+
+from onward.core.rates import RateRule
+from onward.train.footprint import Ledger, Runs, Scene, Stage, ThroughTime, WithinSteps
+from onward.train.ratescenes import Simulated, Whole
+
+
+def act(stage: Stage, sequence: Runs) -> Ledger:
+    """Acts out one mini-batch, from the first time step to the end of the update."""
+    ledger = Ledger()
+    scene = _scene(stage, ledger)
+    scene.learn(sequence)
+    scene.update()
+    return ledger
+
+
+def _scene(stage: Stage, ledger: Ledger) -> Scene:
+    rule = stage.rule
+    if isinstance(rule, RateRule):
+        return Whole(stage, ledger) if rule.whole(stage.net) else Simulated(stage, ledger, rule)
+    return ThroughTime(stage, ledger) if rule.traits.backward == "time" else WithinSteps(stage, ledger)
