@@ -22,17 +22,10 @@ import torch
 from torch import Tensor
 
 from onward.core.errors import ConfigError, ShapeError
-from onward.kernels.signs import GOLDEN, mix, shifted, signed, signs, words
+from onward.kernels.signs import GOLDEN, mix, normals, signed, signs, uniforms
 
 _STEP = 0xD1342543DE82EF95
 _SAMPLE = 0xAF251AF3B0F025B5
-
-
-def _uniforms(keys: Tensor, count: int) -> Tensor:
-    """``count`` float64 numbers in (0, 1) for each key, 32 bits each."""
-    found = words(keys, (count + 1) // 2)
-    halves = torch.stack([shifted(found, 32), found & 0xFFFFFFFF], dim=-1).flatten(1)
-    return (halves[:, :count].double() + 0.5) / 2**32
 
 
 class Law(ABC):
@@ -56,10 +49,7 @@ class Gaussian(Law):
 
     def sample(self, keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         """See `Law.sample`."""
-        half = (n + 1) // 2
-        u = _uniforms(keys, 2 * half).view(len(keys), half, 2)
-        radius, angle = (-2 * u[..., 0].log()).sqrt(), 2 * torch.pi * u[..., 1]
-        return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :n].to(dtype)
+        return normals(keys, n, dtype)
 
 
 class Sphere(Law):
@@ -76,7 +66,7 @@ class Uniform(Law):
 
     def sample(self, keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         """See `Law.sample`."""
-        return _uniforms(keys, n).to(dtype)
+        return uniforms(keys, n).to(dtype)
 
 
 class Keep(Law):
@@ -89,7 +79,7 @@ class Keep(Law):
 
     def sample(self, keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         """See `Law.sample`."""
-        return ((_uniforms(keys, n) >= self.p) / (1 - self.p)).to(dtype)
+        return ((uniforms(keys, n) >= self.p) / (1 - self.p)).to(dtype)
 
 
 class Key(NamedTuple):

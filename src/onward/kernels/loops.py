@@ -28,6 +28,7 @@ __all__ = [
     "feedback",
     "fire",
     "gather",
+    "normals",
     "pack",
     "scatter",
     "set_num_threads",
@@ -164,6 +165,25 @@ def signs(keys, z):
                 row[j] = F(((low >> I(j)) & I(1)) * I(2) - I(1))
             for j in range(row.size - 32):
                 row[j + 32] = F(((high >> I(j)) & I(1)) * I(2) - I(1))
+
+
+@_loop
+def normals(keys, z):
+    """Row r of ``z`` from the words that follow key r, two numbers a word; see `kernels.signs.normals`."""
+    rows, size = z.shape
+    half = (size + 1) // 2
+    unit, turn = 2.0**-32, 2.0 * np.pi
+    for r in prange(rows):
+        for i in range(half):
+            word = keys[r] + U(i + 1) * _GOLDEN
+            word = (word ^ (word >> U(30))) * _MIX_1
+            word = (word ^ (word >> U(27))) * _MIX_2
+            word = word ^ (word >> U(31))
+            radius = np.sqrt(-2.0 * np.log((np.float64(word >> U(32)) + 0.5) * unit))
+            angle = turn * ((np.float64(word & U(0xFFFFFFFF)) + 0.5) * unit)
+            z[r, i] = radius * np.cos(angle)
+            if half + i < size:
+                z[r, half + i] = radius * np.sin(angle)
 
 
 @_loop

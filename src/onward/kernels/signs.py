@@ -1,4 +1,4 @@
-"""Random words from keys, and their bits as signs.
+"""Random words from keys, their bits as signs, and as uniform and normal numbers.
 
     word_i = mix(key + i G),   i = 1, 2, ...;   ``mix`` is the splitmix64 finaliser, G the golden ratio
 
@@ -68,6 +68,37 @@ def signs(keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     return out
 
 
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """``count`` float64 numbers in (0, 1) for each of the keys ``[R]``, 32 bits each."""
+    found = words(keys, (count + 1) // 2)
+    halves = torch.stack([shifted(found, 32), found & 0xFFFFFFFF], dim=-1).flatten(1)
+    return (halves[:, :count].double() + 0.5) / 2**32
+
+
+def plain_normals(keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """The plain twin of `normals`."""
+    half = (n + 1) // 2
+    u = uniforms(keys, 2 * half).view(len(keys), half, 2)
+    radius, angle = (-2 * u[..., 0].log()).sqrt(), 2 * torch.pi * u[..., 1]
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :n].to(dtype)
+
+
+def normals(keys: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """``n`` of N(0, 1) for each of the keys ``[R]``, by the transform of Box and Muller, one word for two numbers."""
+    out = torch.empty(len(keys), n, dtype=dtype, device=keys.device)
+    if not NORMALS.serves(out):
+        return plain_normals(keys, n, dtype)
+    NORMALS(keys.numpy().view("uint64"), out)
+    return out
+
+
+def _normals_agree() -> bool:
+    keys = torch.arange(-8, 8) * signed(GOLDEN * 3)
+    found = torch.empty(16, 123)
+    NORMALS(keys.numpy().view("uint64"), found)
+    return torch.allclose(found, plain_normals(keys, 123, torch.float32), atol=1e-6)
+
+
 def _agrees() -> bool:
     keys = torch.arange(-8, 8) * signed(GOLDEN * 3)
     found = torch.empty(16, 123)
@@ -76,3 +107,4 @@ def _agrees() -> bool:
 
 
 SIGNS = Kernel("signs", _agrees, least=1 << 14)
+NORMALS = Kernel("normals", _normals_agree, least=1 << 12)

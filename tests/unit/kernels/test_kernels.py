@@ -20,7 +20,7 @@ from onward.kernels.compiled import KERNELS, Kernel, KernelWarning, Use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.fire import Recurrence, Shape, fire, membrane
 from onward.kernels.rows import SparseRows, sparse_rows
-from onward.kernels.signs import plain_signs, signs
+from onward.kernels.signs import normals, plain_normals, plain_signs, signs
 from onward.surrogates import Rectangle, Sigmoid, Surrogate, Triangle
 
 
@@ -83,10 +83,11 @@ def test_firing_leaves_other_surrogates_and_layouts_to_torch() -> None:
 
 
 @given(st.integers(1, 70), st.integers(1, 5), st.integers(0, 2**62))
-def test_signs_are_the_bits_of_their_plain_twin(n: int, rows: int, seed: int) -> None:
+def test_signs_and_normal_numbers_are_those_of_their_plain_twins(n: int, rows: int, seed: int) -> None:
     keys = torch.arange(rows) * 0x9E3779B9 - seed
     with using(Use.ALWAYS):
         assert torch.equal(signs(keys, n, torch.float32), plain_signs(keys, n, torch.float32))
+        assert torch.allclose(normals(keys, n, torch.float32), plain_normals(keys, n, torch.float32), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 33), (1, 2, 3, 5, 4)])
