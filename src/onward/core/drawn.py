@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -50,10 +51,7 @@ class Ray(Direction):
 
     def parameter(self, parameter: nn.Parameter, name: str, strength: float) -> Tensor:
         """parameter + strength z, in a tensor of its own."""
-        out = torch.empty(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
-        for number, values, place in zip(*_split(parameter), out.split(BLOCK), strict=False):
-            place.copy_(self.moved(name, number, values, strength)[0])
-        return out.view(parameter.shape)
+        return assembled(parameter, lambda number, values: self.moved(name, number, values, strength)[0])
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,7 @@ class Drawn:
     def store(self) -> None:
         """Adds the gradient to ``.grad``: as much memory as the parameters take."""
         for parameter in self.names:
-            grad = torch.empty(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
-            for number, values, place in zip(*_split(parameter), grad.split(BLOCK), strict=False):
-                place.copy_(self.block(parameter, number, values))
-            grad = grad.view(parameter.shape)
+            grad = assembled(parameter, partial(self.block, parameter))
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
 
 
@@ -146,6 +141,10 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _split(parameter: Tensor) -> tuple[range, tuple[Tensor, ...]]:
-    blocks = parameter.detach().reshape(-1).split(BLOCK)
-    return range(len(blocks)), blocks
+def assembled(parameter: Tensor, block: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """A tensor like ``parameter``, made block by block from its values ``[n]``."""
+    out = torch.empty(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
+    values = parameter.detach().reshape(-1).split(BLOCK)
+    for number, (place, here) in enumerate(zip(out.split(BLOCK), values, strict=True)):
+        place.copy_(block(number, here))
+    return out.view(parameter.shape)

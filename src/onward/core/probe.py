@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,9 +27,9 @@ from onward.core.interpret import Forward, evaluating, frozen_statistics, nonzer
 from onward.core.network import Network
 from onward.core.norms import Norms
 from onward.core.objective import Objective
-from onward.core.rule import Holds, LearningRule, Lesson
+from onward.core.rule import Holds, LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, Context, Signal
+from onward.core.signal import Carry, Signal
 from onward.core.synapse import Params, drive, effective
 from onward.kernels.rows import SparseRows
 
@@ -148,11 +148,11 @@ class Runs(Carry):
     runs: list[Run] = field(default_factory=list)
 
 
-class ProbingRule(LearningRule):
-    """Base of rules that learn from what weights moved along ``directions`` random rays do to a sequence.
+class RayRule(LearningRule):
+    """Base of rules that learn from the slopes of the loss along ``directions`` random rays.
 
-    `metrics` are of the last mini-batch (the mean slope of the loss along its rays), and the share of probes that were
-    silent, which means that they changed nothing, over the last `RECENT`.
+    `metrics` are of the last mini-batch (the mean slope along its rays), and the share of rays that were silent, which
+    means that nothing changed along them, over the last `RECENT`.
     """
 
     slope: Tensor
@@ -166,6 +166,54 @@ class ProbingRule(LearningRule):
         self.register_buffer("silent", torch.zeros((), dtype=torch.float64))
         self.register_buffer("looks", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def traits(self) -> Traits:
+        """See `LearningRule.traits`."""
+        return Traits(
+            backward="none",
+            memory="O(1)",
+            per_step_error=False,
+            weight_transport=False,
+            stochastic=True,
+            from_loss=True,
+        )
+
+    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
+        """Nothing to keep; one step of the sample shows whether the network can take it."""
+        shapes(net, sample, draws)
+
+    def rays(self, draws: Draws, sequence: int) -> list[Ray]:
+        """The random directions of mini-batch ``sequence``."""
+        return [Ray(draws, self.law, f"probe/{number}", sequence) for number in range(self.directions)]
+
+    def look(self, slopes: Tensor, silent: Tensor) -> None:
+        """Notes the slopes ``[n]`` of the loss along the rays, and which rays were silent."""
+        self.looks += 1
+        self.slope.copy_(slopes.mean())
+        self.silent += (silent.double().mean() - self.silent) / min(int(self.looks), RECENT)
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `LearningRule.holds`."""
+        return Holds()
+
+    def metrics(self) -> dict[str, float]:
+        """See `LearningRule.metrics`."""
+        return {"projected gradient": float(self.slope), "silent probes": float(self.silent)} if self.looks else {}
+
+    def silence(self, remedy: str) -> list[str]:
+        """What to say of silent probes, if they are too many; ``remedy`` is the way out."""
+        if int(self.looks) < LOOKS or float(self.silent) <= SILENT:
+            return []
+        seen = min(int(self.looks), RECENT)
+        return [
+            f"{float(self.silent):.0%} of the probes of the last {seen} mini-batches left the loss exactly as it was, "
+            f"since it is constant between jumps where outputs are spikes; {remedy}"
+        ]
+
+
+class ProbingRule(RayRule):
+    """Base of rules that run a sequence with weights moved along rays."""
+
     @abstractmethod
     def shifts(self, rays: list[Ray]) -> list[Shift]:
         """The probes of a mini-batch; the outputs of the first are those that others see."""
@@ -174,18 +222,9 @@ class ProbingRule(LearningRule):
     def deposit(self, lesson: Lesson, runs: Runs) -> None:
         """Turns what the probes brought into a gradient that is drawn."""
 
-    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
-        """Nothing to keep; one step of the sample shows whether the network can take it."""
-        shapes(net, sample, draws)
-
-    def rays(self, draws: Draws, sequence: int) -> list[Ray]:
-        """The directions of mini-batch ``sequence``."""
-        return [Ray(draws, self.law, f"probe/{number}", sequence) for number in range(self.directions)]
-
     def begin(self, lesson: Lesson) -> None:
         """See `LearningRule.begin`."""
-        context: Context = lesson.context
-        rays, masks = self.rays(context.draws, context.sequence), dict[int, Tensor]()
+        rays, masks = self.rays(lesson.context.draws, lesson.context.sequence), dict[int, Tensor]()
         lesson.carry = Runs(rays=rays, runs=[Run(shift, Carry(masks=masks)) for shift in self.shifts(rays)])
 
     @torch.no_grad()
@@ -212,30 +251,6 @@ class ProbingRule(LearningRule):
         """See `LearningRule.finish`."""
         assert isinstance(lesson.carry, Runs)
         self.deposit(lesson, lesson.carry)
-
-    def look(self, slopes: Tensor, silent: Tensor) -> None:
-        """Notes the slopes ``[n]`` of the loss along the rays, and which probes were silent."""
-        self.looks += 1
-        self.slope.copy_(slopes.mean())
-        self.silent += (silent.double().mean() - self.silent) / min(int(self.looks), RECENT)
-
-    def holds(self, net: Network, steps: range) -> Holds:
-        """See `LearningRule.holds`."""
-        return Holds(passes=1)
-
-    def metrics(self) -> dict[str, float]:
-        """See `LearningRule.metrics`."""
-        return {"projected gradient": float(self.slope), "silent probes": float(self.silent)} if self.looks else {}
-
-    def silence(self, remedy: str) -> list[str]:
-        """What to say of silent probes, if they are too many; ``remedy`` is the way out."""
-        if int(self.looks) < LOOKS or float(self.silent) <= SILENT:
-            return []
-        seen = min(int(self.looks), RECENT)
-        return [
-            f"{float(self.silent):.0%} of the probes of the last {seen} mini-batches left the loss exactly as it was, "
-            f"since it is constant between jumps where outputs are spikes; {remedy}"
-        ]
 
 
 def finite(losses: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ left out. Sources: Spall 1992; Malladi et al. 2023 (MeZO); Zhang et al. 2022 (re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -182,15 +182,7 @@ class SPSA(ProbingRule):
     @property
     def traits(self) -> Traits:
         """See `LearningRule.traits`."""
-        return Traits(
-            backward="none",
-            memory="O(1)",
-            per_step_error=False,
-            weight_transport=False,
-            stochastic=True,
-            perturbs=self.stencil.moves_first,
-            from_loss=True,
-        )
+        return replace(super().traits, perturbs=self.stencil.moves_first)
 
     def shifts(self, rays: list[Ray]) -> list[Shift]:
         """See `ProbingRule.shifts`."""

@@ -1,0 +1,160 @@
+"""Pseudo-zeroth order: how outputs change along random directions is measured, how the loss changes with outputs known.
+
+    D_k = o(w + eps z_k) - o(w),   g = dL/do at w,   gradient = sum_k lambda^age(k) <D_k, g> / eps  z_k
+
+o is the value that the objective reads from a sequence (mean, weighted or summed outputs ``[B, m]``), g its error on the
+mini-batch at hand, and k runs over the last mini-batches, whose differences stay in a window: those of other samples and
+of earlier weights. Entries beyond the first ``rows`` samples are not remembered. Not divided by the number of entries: the
+step grows with the window. Two forward passes a mini-batch, no backward pass; memory of inference, of the largest layer,
+and ``window x rows x m`` numbers. As published, lambda is 1 in the first epoch of a cycle, then 1 / (1 + 10 t).
+Source: PseuZO (2025, code for language models).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from onward.core.drawn import Ray
+from onward.core.draws import Draws, Law, Rademacher
+from onward.core.errors import TopologyMismatch
+from onward.core.interpret import shapes
+from onward.core.network import Network
+from onward.core.norms import Norms, PerStep
+from onward.core.probe import ProbingRule, Runs, Shift, drawn, finite, terms
+from onward.core.rule import Lesson, Traits
+from onward.core.sequence import Sequence
+from onward.rules.registry import norms_of, rules
+from onward.rules.spsa import DESCENT, LAWS, LawName, NormScope
+from onward.core.registry import Choice
+
+
+class Window(nn.Module):
+    """The last ``length`` differences of outputs ``[rows, *features]``, newest first, and the mini-batches they are of."""
+
+    differences: Tensor
+    sequences: Tensor
+
+    def __init__(self, length: int, rows: int, features: tuple[int, ...]):
+        super().__init__()
+        self.register_buffer("differences", torch.zeros(length, rows, *features, dtype=torch.float64))
+        self.register_buffer("sequences", torch.full((length,), -1, dtype=torch.int64))
+
+    @property
+    def rows(self) -> int:
+        """How many samples of a mini-batch are remembered."""
+        return self.differences.shape[1]
+
+    def push(self, difference: Tensor, sequence: int) -> None:
+        """Takes the newest one in, and lets the oldest go."""
+        self.differences.copy_(self.differences.roll(1, 0))
+        self.sequences.copy_(self.sequences.roll(1, 0))
+        kept = difference[: self.rows]
+        self.differences[0].zero_()[: len(kept)] = kept
+        self.sequences[0] = sequence
+
+    def empty(self) -> None:
+        """Forgets everything."""
+        self.differences.zero_()
+        self.sequences.fill_(-1)
+
+    def dots(self, error: Tensor, first: int = 0) -> Tensor:
+        """<D_k, g> for each entry, g ``[B, *features]`` that of the samples from number ``first`` on; 0 if empty."""
+        kept = self.differences[:, first : first + len(error)]
+        return (kept * error[: kept.shape[1]]).flatten(1).sum(1)
+
+    def weights(self, decay: float) -> Tensor:
+        """decay^age for each entry; 0 if empty."""
+        ages = torch.arange(len(self.sequences), dtype=torch.float64, device=self.sequences.device)
+        return torch.where(self.sequences < 0, 0.0, decay**ages)
+
+
+class PseudoZO(ProbingRule):
+    """See the module's docstring."""
+
+    window: Window
+
+    def __init__(
+        self,
+        eps: float,
+        length: int = 14,
+        decay: float = 1.0,
+        rows: int = 256,
+        law: Law | None = None,
+        norms: Norms | None = None,
+    ):
+        super().__init__(1, law or Rademacher(), norms or PerStep())
+        self.eps, self.length, self.decay, self.rows = eps, length, decay, rows
+
+    @property
+    def traits(self) -> Traits:
+        """See `LearningRule.traits`."""
+        return replace(super().traits, rate=True)
+
+    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
+        """The window, in the shape of the outputs; raises `TopologyMismatch` for outputs that are no vectors."""
+        out = shapes(net, sample, draws)[-1]
+        if len(out) != 1:
+            raise TopologyMismatch(
+                f"outputs have shape {list(out)}; expected one number a class: end the network with a linear readout"
+            )
+        self.window = Window(self.length, self.rows, tuple(out))
+
+    def shifts(self, rays: list[Ray]) -> list[Shift]:
+        """See `ProbingRule.shifts`: the network itself comes first."""
+        return [Shift(), Shift(rays[0], self.eps)]
+
+    def deposit(self, lesson: Lesson, runs: Runs) -> None:
+        """See `ProbingRule.deposit`: processes add up their parts of every product, and share the new difference."""
+        context, objective = lesson.context, lesson.objective
+        still, moved = (run.evidence for run in runs.runs)
+        assert still is not None
+        assert moved is not None
+        error = objective.rate_errors(still, lesson.y, context.steps, context.samples)
+        error = error / objective.reduce.gain(context.steps)  # dL / d what the objective reads
+        read = objective.reduce.finish
+        difference = read(moved, context.steps) - read(still, context.steps)
+        first, whole = context.share.first, difference.new_zeros(context.samples, *difference.shape[1:])
+        whole[first : first + len(difference)] = difference
+        dots = torch.cat([(difference * error).sum().view(1), self.window.dots(error, first)[:-1]])
+        told = torch.cat([dots, whole.flatten()])
+
+        def weigh(told: Tensor) -> list:
+            dots, whole = finite(told).split([self.length, told.numel() - self.length])
+            self.window.push(whole.view(context.samples, -1), context.sequence)
+            self.look(dots[:1] / self.eps, (whole == 0).all().view(1))
+            coefficients = self.window.weights(self.decay) * dots / self.eps
+            filled = self.window.sequences.tolist()
+            rays = [self.rays(context.draws, sequence)[0] for sequence in filled if sequence >= 0]
+            return terms(coefficients[: len(rays)], rays)
+
+        drawn(lesson, told, weigh)
+
+    def warnings(self) -> list[str]:
+        """Says so where probes change nothing."""
+        return self.silence(f"raise the distance, such as --rule.eps {10 * self.eps:g} in place of {self.eps:g}")
+
+
+class PseudoZOOptions(Choice):
+    """Options of pseudo-zeroth order."""
+
+    eps: float = Field(0.03, gt=0, description="how far weights are moved, in units of z")
+    window: int = Field(14, ge=1, le=256, description="mini-batches whose differences are remembered")
+    decay: float = Field(1 / 11, ge=0, le=1, description="lambda: what a mini-batch weighs, as a share of the next one")
+    rows: int = Field(256, ge=1, description="samples of a mini-batch that are remembered")
+    law: LawName = Field("rademacher", description="distribution of z: signs, or standard normal")
+    norm_over: NormScope
+
+
+rules.register(
+    "pseudo-zo",
+    PseudoZOOptions,
+    lambda c: PseudoZO(c.eps, c.window, c.decay, c.rows, LAWS[c.law], norms_of(c.norm_over)),
+    "changes of outputs along random directions, the last ones remembered, times the error of the outputs",
+    defaults={"norm_over": "step"},
+    facts={"paper": "PseuZO, 2025", "published": "code, for language models", "inferred": "the form for SNNs"},
+    brings={**DESCENT, "objective": {"name": "readout", "reduce": "mean"}},
+)
