@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from onward.core.errors import ConfigError, ShapeError
-from onward.kernels.signs import GOLDEN, mix, shifted, signed, signs, words
+from onward.kernels.signs import GOLDEN, mix, mixed, shifted, signed, signs, words
 
 _STEP = 0xD1342543DE82EF95
 _SAMPLE = 0xAF251AF3B0F025B5
@@ -146,8 +146,7 @@ class KeyedDraws(Draws):
 
     def _base(self, key: Key) -> int:
         label = crc32(f"{key.purpose}/{key.node}".encode())
-        mixed = mix(torch.tensor([signed(self.seed * GOLDEN + label)]))
-        return int(mix(mixed + signed(key.sequence * _STEP + 1)))
+        return signed(mixed(mixed(self.seed * GOLDEN + label) + key.sequence * _STEP + 1))
 
 
 class RecordedDraws(Draws):

@@ -1,15 +1,16 @@
 """How a sequence moves with its weights: a chunk of time in dual numbers, x + dx epsilon.
 
 Synapses are linear in input and weights, so that their tangents are two more products by the engine's own kernels; all
-else is left to torch's forward mode. Tangents of membranes wait in the carry as the membranes do, so that memory does not
-grow with the number of steps. A spike's tangent is the surrogate slope times the potential's.
+else is left to torch's forward mode. Tangents of membranes wait in the carry as the membranes do, so that memory does
+not grow with the number of steps. A spike's tangent is the surrogate slope times the potential's.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class Dual(Interpreter):
 
 def advance(lesson: Lesson, along: Along, x: Any, names: Mapping[nn.Parameter, str], norms: Norms) -> Any:
     """Takes one direction through a chunk; returns its record, without tangents."""
+    _first_dual()
     with forward_ad.dual_level():
         thaw(along)
         walk = Dual(lesson, along, names, norms)
@@ -100,6 +102,15 @@ def advance(lesson: Lesson, along: Along, x: Any, names: Mapping[nn.Parameter, s
         walk.record.out = primal(out)
         freeze(along)
     return walk.record
+
+
+@cache
+def _first_dual() -> None:
+    """A first dual number: torch then compiles formulas, in a way that it calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.ones(1), torch.ones(1))
 
 
 def loss(lesson: Lesson, along: Along) -> tuple[Tensor, Tensor]:

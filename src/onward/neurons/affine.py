@@ -281,8 +281,9 @@ class _ThroughTime(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, None]:
-        h, s, threshold = ctx.saved_tensors
-        return *_along(*tangents[:3], h, s, threshold, ctx.neuron), None
+        (x_dot, v_dot, threshold_dot), (h, s, threshold) = tangents[:3], ctx.saved_tensors
+        out_dot, v_dot = _along(x_dot, v_dot, threshold_dot, h, s, threshold, ctx.neuron)
+        return out_dot, v_dot, None
 
 
 def _along(

@@ -2,11 +2,11 @@
 
     gradient = (1/n) sum_i (grad L . v_i) v_i,   E[v v^T] = I
 
-Unbiased for the surrogate gradient that back-propagation through time computes, since a spike's tangent is the surrogate
-slope times its potential's; E |estimate|^2 is (d + n - 1) / n times that of the gradient for Rademacher and (d + n + 1) / n for
-Gaussian v, with d weights. No distance to choose, and no finite difference that a loss of spikes could leave at 0. Costs a
-forward pass with three products a synapse for each direction; memory O(chunk) in time, weights' tangents are drawn layer by
-layer. Source: Baydin et al. 2022.
+Unbiased for the surrogate gradient that back-propagation through time computes, since a spike's tangent is the
+surrogate slope times its potential's; E |estimate|^2 is (d + n - 1) / n times that of the gradient for Rademacher and
+(d + n + 1) / n for Gaussian v, with d weights. No distance to choose, and no finite difference that a loss of spikes
+could leave at 0. Costs a forward pass with three products a synapse for each direction; memory O(chunk) in time,
+weights' tangents are drawn layer by layer. Source: Baydin et al. 2022.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from onward.core.interpret import frozen_statistics
 from onward.core.norms import Norms, PerStep
 from onward.core.probe import RayRule, drawn, finite, terms
 from onward.core.registry import Choice
-from onward.core.rule import Lesson, Traits
+from onward.core.rule import Lesson
 from onward.core.signal import Carry
 from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules

@@ -2,12 +2,12 @@
 
     D_k = o(w + eps z_k) - o(w),   g = dL/do at w,   gradient = sum_k lambda^age(k) <D_k, g> / eps  z_k
 
-o is the value that the objective reads from a sequence (mean, weighted or summed outputs ``[B, m]``), g its error on the
-mini-batch at hand, and k runs over the last mini-batches, whose differences stay in a window: those of other samples and
-of earlier weights. Entries beyond the first ``rows`` samples are not remembered. Not divided by the number of entries: the
-step grows with the window. Two forward passes a mini-batch, no backward pass; memory of inference, of the largest layer,
-and ``window x rows x m`` numbers. As published, lambda is 1 in the first epoch of a cycle, then 1 / (1 + 10 t).
-Source: PseuZO (2025, code for language models).
+o is the value that the objective reads from a sequence (mean, weighted or summed outputs ``[B, m]``), g its error on
+the mini-batch at hand, and k runs over the last mini-batches, whose differences stay in a window: those of other
+samples and of earlier weights. Entries beyond the first ``rows`` samples are not remembered. Not divided by the number
+of entries: the step grows with the window. Two forward passes a mini-batch, no backward pass; memory of inference, of
+the largest layer, and ``window x rows x m`` numbers. As published, lambda is 1 in the first epoch of a cycle, then 1 /
+(1 + 10 t). Source: PseuZO (2025, code for language models).
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from onward.core.drawn import Ray
+from onward.core.drawn import Ray, Term
 from onward.core.draws import Draws, Law, Rademacher
 from onward.core.errors import TopologyMismatch
 from onward.core.interpret import shapes
 from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
 from onward.core.probe import ProbingRule, Runs, Shift, drawn, finite, terms
+from onward.core.registry import Choice
 from onward.core.rule import Lesson, Traits
 from onward.core.sequence import Sequence
+from onward.core.signal import Context
 from onward.rules.registry import norms_of, rules
 from onward.rules.spsa import DESCENT, LAWS, LawName, NormScope
-from onward.core.registry import Choice
 
 
 class Window(nn.Module):
-    """The last ``length`` differences of outputs ``[rows, *features]``, newest first, and the mini-batches they are of."""
+    """The last ``length`` differences of outputs ``[rows, *features]``, newest first, and their mini-batches."""
 
     differences: Tensor
     sequences: Tensor
@@ -61,9 +62,9 @@ class Window(nn.Module):
         self.differences.zero_()
         self.sequences.fill_(-1)
 
-    def dots(self, error: Tensor, first: int = 0) -> Tensor:
-        """<D_k, g> for each entry, g ``[B, *features]`` that of the samples from number ``first`` on; 0 if empty."""
-        kept = self.differences[:, first : first + len(error)]
+    def dots(self, error: Tensor) -> Tensor:
+        """<D_k, g> for each entry and the error g ``[B, *features]``, over the samples that both have; 0 if empty."""
+        kept = self.differences[:, : len(error)]
         return (kept * error[: kept.shape[1]]).flatten(1).sum(1)
 
     def weights(self, decay: float) -> Tensor:
@@ -108,30 +109,28 @@ class PseudoZO(ProbingRule):
         return [Shift(), Shift(rays[0], self.eps)]
 
     def deposit(self, lesson: Lesson, runs: Runs) -> None:
-        """See `ProbingRule.deposit`: processes add up their parts of every product, and share the new difference."""
+        """See `ProbingRule.deposit`: processes tell each other outputs and errors of their samples."""
         context, objective = lesson.context, lesson.objective
         still, moved = (run.evidence for run in runs.runs)
         assert still is not None
         assert moved is not None
-        error = objective.rate_errors(still, lesson.y, context.steps, context.samples)
-        error = error / objective.reduce.gain(context.steps)  # dL / d what the objective reads
-        read = objective.reduce.finish
+        read, gain = objective.reduce.finish, objective.reduce.gain(context.steps)
+        error = objective.rate_errors(still, lesson.y, context.steps, context.samples) / gain
         difference = read(moved, context.steps) - read(still, context.steps)
-        first, whole = context.share.first, difference.new_zeros(context.samples, *difference.shape[1:])
-        whole[first : first + len(difference)] = difference
-        dots = torch.cat([(difference * error).sum().view(1), self.window.dots(error, first)[:-1]])
-        told = torch.cat([dots, whole.flatten()])
+        told = error.new_zeros(2, context.samples, error.shape[1])
+        told[:, context.share.first : context.share.first + len(error)] = torch.stack([difference, error])
+        drawn(lesson, told, lambda told: self.weigh(finite(told), context))
 
-        def weigh(told: Tensor) -> list:
-            dots, whole = finite(told).split([self.length, told.numel() - self.length])
-            self.window.push(whole.view(context.samples, -1), context.sequence)
-            self.look(dots[:1] / self.eps, (whole == 0).all().view(1))
-            coefficients = self.window.weights(self.decay) * dots / self.eps
-            filled = self.window.sequences.tolist()
-            rays = [self.rays(context.draws, sequence)[0] for sequence in filled if sequence >= 0]
-            return terms(coefficients[: len(rays)], rays)
-
-        drawn(lesson, told, weigh)
+    def weigh(self, told: Tensor, context: Context) -> list[Term]:
+        """Takes the difference of the whole mini-batch into the window; a term for each entry."""
+        difference, error = told
+        self.window.push(difference, context.sequence)
+        newest = (difference * error).sum()  # of all samples, remembered or not
+        dots = torch.cat([newest.view(1), self.window.dots(error)[1:]])
+        self.look(newest.view(1) / self.eps, (difference == 0).all().view(1))
+        filled = [sequence for sequence in self.window.sequences.tolist() if sequence >= 0]
+        coefficients = self.window.weights(self.decay) * dots / self.eps
+        return terms(coefficients[: len(filled)], [self.rays(context.draws, sequence)[0] for sequence in filled])
 
     def warnings(self) -> list[str]:
         """Says so where probes change nothing."""

@@ -7,13 +7,14 @@
 
 each the mean over n directions; E[z z^T] = I, so that all but the ranks are unbiased for the gradient of the loss
 smoothed over eps z. For a linear loss of d weights with gradient g, E |estimate|^2 / |g|^2 is (d + n - 1) / n for
-Rademacher and (d + n + 1) / n for Gaussian z; one point adds d L^2 / (n eps^2). Costs two forward passes a direction (one
-for one-point, and one more in all for forward differences); no backward pass, no graph. Noise is made again where it is
-needed and never stored (`onward.core.drawn`): with plain SGD and no clipping, training takes the memory of inference and
-of the largest layer. Randomness of probes and the mini-batch is the same in all of them; the first probe alone moves the
-running statistics of batch normalisation (`onward.core.probe`). The outputs, and so the training loss, that a run reports
-are those of the first probe. The sphere of radius sqrt(d) over all weights, which needs the norm of all noise first, is
-left out. Sources: Spall 1992; Malladi et al. 2023 (MeZO); Zhang et al. 2022 (residual feedback); Salimans et al. 2017.
+Rademacher and (d + n + 1) / n for Gaussian z; one point adds d L^2 / (n eps^2). Costs two forward passes a direction
+(one for one-point, and one more in all for forward differences); no backward pass, no graph. Noise is made again where
+it is needed and never stored (`onward.core.drawn`): with plain SGD and no clipping, training takes the memory of
+inference and of the largest layer. Randomness of probes and the mini-batch is the same in all of them; the first probe
+alone moves the running statistics of batch normalisation (`onward.core.probe`). The outputs, and so the training loss,
+that a run reports are those of the first probe. The sphere of radius sqrt(d) over all weights, which needs the norm of
+all noise first, is left out. Sources: Spall 1992; Malladi et al. 2023 (MeZO); Zhang et al. 2022 (residual feedback);
+Salimans et al. 2017.
 """
 
 from __future__ import annotations
