@@ -20,6 +20,7 @@ from golden.networks import Model
 from golden.representation import dsr
 from golden.runs import Results, Session, Tapped, inputs, plain
 from golden.tables import LOSSES, STARTS_AT_RESET, SURROGATES
+from golden.weights import optimisers, pseuzo
 from onward.core.neuron import Neuron
 from onward.core.objective import MSE, CrossEntropy, Loss, Mixed, Objective, PerStep
 from onward.core.signal import Carry, dense
@@ -251,7 +252,8 @@ _NEURONS = {"neurons": through_time, "ottt": online_neurons}
 _NETWORKS = {"bptt": bptt, "ottt": ottt, "sltt": sltt}
 _INPUTS = re.compile(r"x|y|g|mask\..+|subset_k\d+")
 _RATES = {"dsr": dsr, "ide": ide, "spide": spide}
-METHODS = sorted(_NEURONS.keys() | _NETWORKS.keys() | _RATES.keys())
+_LOSSES = {"pseuzo": pseuzo, "zo-snn": optimisers}
+METHODS = sorted(_NEURONS.keys() | _NETWORKS.keys() | _RATES.keys() | _LOSSES.keys())
 
 
 def results(trial: Trial) -> Results:
@@ -260,6 +262,8 @@ def results(trial: Trial) -> Results:
         raise Unreadable(f"unknown method {trial.method!r}; known: {', '.join(METHODS)}")
     if trial.method in _RATES:
         return _RATES[trial.method](trial)
+    if trial.method in _LOSSES:
+        return _LOSSES[trial.method](trial)
     unread = [name for name in trial.inputs if not _INPUTS.fullmatch(name)]
     if unread:
         raise Unreadable(f"inputs that the checker would not use: {', '.join(unread)}")

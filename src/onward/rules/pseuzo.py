@@ -63,14 +63,19 @@ class Window(nn.Module):
         self.sequences.fill_(-1)
 
     def dots(self, error: Tensor) -> Tensor:
-        """<D_k, g> for each entry and the error g ``[B, *features]``, over the samples that both have; 0 if empty."""
-        kept = self.differences[:, : len(error)]
+        """<D_k, g> for each entry that is filled and the error g ``[B, *features]``, over the samples that both have."""
+        kept = self.differences[: len(self.filled), : len(error)]
         return (kept * error[: kept.shape[1]]).flatten(1).sum(1)
 
+    @property
+    def filled(self) -> list[int]:
+        """The mini-batches that there are differences of, newest first."""
+        return [sequence for sequence in self.sequences.tolist() if sequence >= 0]
+
     def weights(self, decay: float) -> Tensor:
-        """decay^age for each entry; 0 if empty."""
-        ages = torch.arange(len(self.sequences), dtype=torch.float64, device=self.sequences.device)
-        return torch.where(self.sequences < 0, 0.0, decay**ages)
+        """decay^age for each entry that is filled."""
+        ages = torch.arange(len(self.filled), dtype=torch.float64, device=self.sequences.device)
+        return decay**ages
 
 
 class PseudoZO(ProbingRule):
@@ -128,9 +133,8 @@ class PseudoZO(ProbingRule):
         newest = (difference * error).sum()  # of all samples, remembered or not
         dots = torch.cat([newest.view(1), self.window.dots(error)[1:]])
         self.look(newest.view(1) / self.eps, (difference == 0).all().view(1))
-        filled = [sequence for sequence in self.window.sequences.tolist() if sequence >= 0]
         coefficients = self.window.weights(self.decay) * dots / self.eps
-        return terms(coefficients[: len(filled)], [self.rays(context.draws, sequence)[0] for sequence in filled])
+        return terms(coefficients, [self.rays(context.draws, sequence)[0] for sequence in self.window.filled])
 
     def warnings(self) -> list[str]:
         """Says so where probes change nothing."""
