@@ -130,8 +130,7 @@ class Steps:
 
     def update(self, coefficient: Tensor, ray: Ray) -> None:
         """theta <- theta - lr (c z + wd theta), without decay of biases."""
-        drawn = Drawn(coefficient.view(1), lambda told: terms(told, [ray]), self.names)
-        drawn.settle()
+        drawn = Drawn.known(terms(coefficient.view(1), [ray]), self.names)
         for parameter, name in self.names.items():
             decay = 0.0 if "bias" in name else self.decay
             descend([drawn], [{"params": [parameter], "lr": self.lr, "weight_decay": decay}])

@@ -86,6 +86,13 @@ class Drawn:
         self.told, self.names, self._weigh = told, names, weigh
         self.terms: list[Term] = []
 
+    @classmethod
+    def known(cls, terms: list[Term], names: Mapping[nn.Parameter, str]) -> Drawn:
+        """A gradient whose terms are known already."""
+        drawn = cls(torch.empty(0), lambda _: terms, names)
+        drawn.settle()
+        return drawn
+
     def settle(self) -> None:
         """Works out the terms, once ``told`` is the sum over all processes."""
         self.terms = self._weigh(self.told)

@@ -81,12 +81,9 @@ class Probing(Forward):
     """A chunk forward, each layer with its weights moved while it is visited."""
 
     def __init__(self, lesson: Lesson, run: Run, names: Mapping[nn.Parameter, str], norms: Norms):
-        super().__init__(lesson.net, run.carry, lesson.context, self._read, norms)
-        self.reads = lesson.sink.reads
+        reads = lesson.sink.reads  # a method of our own among our attributes would keep the record from being freed
+        super().__init__(lesson.net, run.carry, lesson.context, lambda node: reads(weights_now(node.module)), norms)
         self.stand_in = partial(run.shift.stand_in, names=names)
-
-    def _read(self, node: Node) -> Params:
-        return self.reads(weights_now(node.module))
 
     def synapse(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.synapse`; what one frame drives is worked out once a sequence."""

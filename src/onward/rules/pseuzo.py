@@ -63,7 +63,7 @@ class Window(nn.Module):
         self.sequences.fill_(-1)
 
     def dots(self, error: Tensor) -> Tensor:
-        """<D_k, g> for each entry that is filled and the error g ``[B, *features]``, over the samples that both have."""
+        """<D_k, g> for each filled entry and the error g ``[B, *features]``, over the samples that both have."""
         kept = self.differences[: len(self.filled), : len(error)]
         return (kept * error[: kept.shape[1]]).flatten(1).sum(1)
 
