@@ -16,11 +16,13 @@ from onward.core.graph import Node
 from onward.core.group import Share
 from onward.core.interpret import Record
 from onward.core.objective import Objective, Readout, Weighted
+from onward.core.probe import Run
 from onward.core.rule import Lesson
 from onward.core.run import run_sequence
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context, dense
 from onward.core.sink import Forwarding, Sink
+from onward.core.tangent import Along
 from onward.core.trace import Presynaptic
 from onward.rules import rules
 
@@ -217,6 +219,8 @@ def _collect(value: Any, found: list[Tensor], seen: set[int]) -> None:
     elif isinstance(value, list | tuple | set):
         for item in value:
             _collect(item, found, seen)
+    elif isinstance(value, Carry | Run | Along):
+        _collect(vars(value), found, seen)
     elif isinstance(value, Record):
         for name, item in vars(value).items():
             if name not in ("net", "context"):

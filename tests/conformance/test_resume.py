@@ -20,8 +20,9 @@ from reference.runs import assert_same_run, cut, straight
 
 MLP = ["--model", "mlp", "--model.hidden", "16", "12"]
 LOOP = ["--model", "feedback", "--model.layers", "16-12", "--model.back", "16"]
+SMALLER = {"es": ["--rule.directions", "2"]}
 CHOICES = [
-    *(["--rule", name] for name in rules.names()),
+    *(["--rule", name, *SMALLER.get(name, [])] for name in rules.names()),
     *(["--rule", "online", "--rule.temporal", name] for name in temporals.names()),
     *(["--rule", "online", "--rule.spatial", name] for name in spatials.names()),
     *(["--rule", "opzo", "--rule.local", name] for name in locals_.names()),
@@ -41,6 +42,8 @@ CHOICES = [
     ),
     ["--rule", "dsr", "--model.norm", "batch"],
     ["--rule", "dsr", "--neuron", "dsr-lif"],
+    ["--rule", "one-point", "--rule.directions", "2"],
+    ["--rule", "pseudo-zo", "--rule.window", "3", "--rule.decay", "0.9", "--optim.clip", "1"],
     ["--precision", "bf16"],
     ["--model.norm", "batch", "--rule", "sltt"],
     ["--model.norm", "ws"],

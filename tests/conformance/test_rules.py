@@ -115,9 +115,11 @@ def test_another_seed_gives_other_numbers_exactly_where_a_rule_is_stochastic(rul
 
 
 def couples_samples(rule: dict) -> bool:
-    """Whether a gradient of half a batch is something else: M moves from step to step, or errors become spikes."""
+    """Whether a gradient of half a batch is something else: M moves from step to step, errors become spikes, or samples
+    are remembered by their place.
+    """
     spatial: Any = rule.get("spatial")
-    return rule["name"] == "spide" or (isinstance(spatial, dict) and spatial.get("per") == "step")
+    return rule["name"] in ("spide", "pseudo-zo") or (isinstance(spatial, dict) and spatial.get("per") == "step")
 
 
 @pairs_of([r for r in CELLS if not couples_samples(r)], sorted({"mlp", "dropout", "recurrent"} - PER_BATCH))

@@ -18,12 +18,15 @@ from reference.pair import together
 SAMPLES, SEQUENCES = 5, 2
 ONLINE = [{"name": name, "schedule": "step"} for name in ("ottt", "opzo", "dkp")]
 SOME = [{"name": name} for name in ("bptt", "ottt", "opzo", "sltt-k")]
+LOSSES = [{"name": "mezo", "directions": 3}, {"name": "one-point"}, {"name": "es", "directions": 3}]
+LOSSES += [{"name": "forward-gradient", "directions": 2}, {"name": "pseudo-zo", "rows": 3, "window": 2, "decay": 0.9}]
 PAIRS = [
     *((rule, name) for rule in RULES for name in ("mlp", "conv")),
     *((rule, "mlp") for rule in [*GRID, *ONLINE]),
     *((rule, name) for rule in SOME for name in ("dropout", "batchnorm", "recurrent", "standardized")),
     *(({"name": name, "norm_over": "sequence"}, "batchnorm") for name in ("bptt", "sltt")),
     *((rule, "batchnorm") for rule in ONLINE),
+    *((rule, name) for rule in LOSSES for name in ("dropout", "batchnorm")),
 ]
 Case = tuple[dict, str]
 

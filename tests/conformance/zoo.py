@@ -152,6 +152,8 @@ NO_RATE = {"leaky-readout", "cuba-lif", "adaptive-lif", "hard-reset"}
 def refusal(rule: dict, name: str) -> str | None:
     """The words in which `bind` refuses a network that the rule cannot train; None where it takes it."""
     traits, cyclic = rules.build(rule).traits, name in ("recurrent", "feedback")
+    if traits.from_loss:
+        return None
     if traits.rate:
         if name in NO_RATE:
             return "has no rate that follows from its mean drive"
@@ -192,7 +194,10 @@ GRID = [
 SOLVED: dict[str, dict] = {"ide": {"solver": {"name": "gmres", "tolerance": 1e-14, "steps": 100}}}
 """Options with which rules that solve equations solve them to rounding."""
 
-RULES: list[dict] = [{"name": name, **SOLVED.get(name, {})} for name in rules.names()]
+LINEAR: dict[str, dict] = {"es": {"directions": 2, "shaping": "none"}, "one-point": {"residual": False}}
+"""Options with which updates are linear in the losses of parts of a batch, as tests of parts want them."""
+
+RULES: list[dict] = [{"name": name, **SOLVED.get(name, {}), **LINEAR.get(name, {})} for name in rules.names()]
 
 
 def label(rule: dict) -> str:

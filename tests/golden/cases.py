@@ -18,6 +18,8 @@ ONE_PRECISION = "out"
 """Where a case stores results in single precision alone."""
 STATE = "state_before"
 """Where a case stores parameters and buffers together."""
+START = "param0"
+"""Where a case of several updates stores its parameters."""
 
 
 class Unreadable(Exception):
@@ -94,7 +96,8 @@ class Case:
         for tag, dtype in PRECISIONS.items():
             stored = self.part(tag) or (self.part(ONE_PRECISION) if tag == "f32" else {})
             if stored:
-                inputs, params = _cast(self.part("in"), dtype), _cast(self.part("param") or self.part(STATE), dtype)
+                params = self.part("param") or self.part(STATE) or self.part(START)
+                inputs, params = _cast(self.part("in"), dtype), _cast(params, dtype)
                 found[tag] = Trial(self.method, self.config, inputs, params, stored)
         return found
 
@@ -113,7 +116,7 @@ def read(path: Path) -> Case:
         raise Unreadable(f"not a readable safetensors file: {error}") from None
     name = metadata.get("case", path.stem)
     case = Case(name if "/" in name else f"{path.parent.name}/{name}", _config(metadata), tensors)
-    kinds = ("in", "param", *PRECISIONS, ONE_PRECISION, STATE)
+    kinds = ("in", "param", *PRECISIONS, ONE_PRECISION, STATE, START)
     strange = [key for key in tensors if key.partition(".")[0] not in kinds]
     if strange:
         raise Unreadable(f"tensors of no known kind ({', '.join(kinds)}): {', '.join(strange)}")

@@ -21,6 +21,7 @@ from golden.networks import Model
 from golden.representation import dsr
 from golden.runs import Results, Session, Tapped, inputs, plain
 from golden.tables import LOSSES, STARTS_AT_RESET, SURROGATES
+from golden.weights import optimisers, pseuzo
 from onward.core.neuron import Neuron
 from onward.core.objective import MSE, CrossEntropy, Loss, Mixed, Objective, PerStep
 from onward.core.signal import Carry, dense
@@ -251,7 +252,7 @@ def _owned(prefix: str, results: Results) -> Results:
 _NEURONS = {"neurons": through_time, "ottt": online_neurons}
 _NETWORKS = {"bptt": bptt, "ottt": ottt, "sltt": sltt}
 _INPUTS = re.compile(r"x|y|g|mask\..+|subset_k\d+")
-_OTHERS = {"dsr": dsr, "ide": ide, "spide": spide, "localzo": localzo}
+_OTHERS = {"dsr": dsr, "ide": ide, "spide": spide, "localzo": localzo, "pseuzo": pseuzo, "zo-snn": optimisers}
 METHODS = sorted(_NEURONS.keys() | _NETWORKS.keys() | _OTHERS.keys())
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from onward.core.errors import ConfigError, ShapeError
-from onward.kernels.signs import GOLDEN, mix, normals, signed, signs, uniforms
+from onward.kernels.signs import GOLDEN, mix, mixed, normals, signed, signs, uniforms
 
 _STEP = 0xD1342543DE82EF95
 _SAMPLE = 0xAF251AF3B0F025B5
@@ -125,19 +125,23 @@ class KeyedDraws(Draws):
 
     def draw(self, law: Law, key: Key, steps: Tensor, ids: Tensor, size: tuple[int, ...], like: Tensor) -> Tensor:
         """See `Draws.draw`."""
-        base = torch.tensor(self._base(key), device=like.device)
-        steps, ids = steps.to(like.device), ids.to(like.device)
-        per_step = mix(base + steps * signed(_STEP))
-        keys = mix(per_step[:, None] + ids * signed(_SAMPLE))
-        numbers = law.sample(keys.flatten(), prod(size), like.dtype)
+        numbers = law.sample(self._keys(key, steps, ids, like.device), prod(size), like.dtype)
         if len(size) < 2:
             return numbers.view(len(steps), len(ids), *size)
         return numbers.view(len(steps), len(ids), *size[1:], size[0]).movedim(-1, 2)
 
+    def _keys(self, key: Key, steps: Tensor, ids: Tensor, device: torch.device) -> Tensor:
+        base = self._base(key)
+        if steps.numel() == ids.numel() == 1 and steps.device.type == ids.device.type == "cpu":
+            per_step = mixed(base + int(steps) * _STEP)
+            return torch.tensor([signed(mixed(per_step + int(ids) * _SAMPLE))], device=device)
+        steps, ids = steps.to(device), ids.to(device)
+        per_step = mix(base + steps * signed(_STEP))
+        return mix(per_step[:, None] + ids * signed(_SAMPLE)).flatten()
+
     def _base(self, key: Key) -> int:
         label = crc32(f"{key.purpose}/{key.node}".encode())
-        mixed = mix(torch.tensor([signed(self.seed * GOLDEN + label)]))
-        return int(mix(mixed + signed(key.sequence * _STEP + 1)))
+        return signed(mixed(mixed(self.seed * GOLDEN + label) + key.sequence * _STEP + 1))
 
 
 class RecordedDraws(Draws):

@@ -109,6 +109,7 @@ class _Shared(torch.autograd.Function):
         scale = (variance + eps).rsqrt()
         y = (x - mean[:, None, :, None]) * scale[:, None, :, None]
         ctx.save_for_backward(y, scale)
+        ctx.save_for_forward(y, scale)
         ctx.group, ctx.count = group, count
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance, ctx.count
@@ -120,3 +121,12 @@ class _Shared(torch.autograd.Function):
         ctx.group.sum_([sums])
         shift, slope = (sums / ctx.count)[:, :, None, :, None]
         return (grads[0] - shift - y * slope) * scale[:, None, :, None], None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        y, scale = ctx.saved_tensors
+        moved = tangents[0]
+        sums = torch.stack([moved.sum((1, 3)), (moved * y).sum((1, 3))])
+        ctx.group.sum_([sums])
+        shift, slope = (sums / ctx.count)[:, :, None, :, None]
+        return (moved - shift - y * slope) * scale[:, None, :, None], None, None, None

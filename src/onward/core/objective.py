@@ -120,6 +120,10 @@ class Sum(Reduce):
         """See `Reduce.__call__`."""
         return o.sum(0) if held is None else held + o.sum(0)
 
+    def gain(self, steps: int) -> float:
+        """See `Reduce.gain`: a sum is ``steps`` means."""
+        return float(steps)
+
     def finish(self, held: Tensor, steps: int) -> Tensor:
         """See `Reduce.finish`."""
         return held

@@ -29,7 +29,8 @@ class Traits:
     of steps. ``per_step_error`` whether the rule needs e[t] while the sequence runs. ``weight_transport`` whether
     errors travel through the transposed weights. ``stochastic`` whether it draws numbers. ``perturbs`` whether
     training outputs differ from the network's own. ``max_chunk`` the longest chunk it can take; ``updates`` when the
-    optimiser steps. ``rate`` whether it learns from the mean output of a sequence alone.
+    optimiser steps. ``rate`` whether it learns from the mean output of a sequence alone. ``from_loss`` whether weights
+    are tried out, and no synapse is told an error of its own.
     """
 
     backward: Literal["none", "step", "time"]
@@ -41,6 +42,7 @@ class Traits:
     max_chunk: int | None = None
     updates: Literal["sequence", "step"] = "sequence"
     rate: bool = False
+    from_loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ class Lesson:
 
     def saw(self, record: Record) -> None:
         """Checks a chunk that was run, and shows it to the watcher."""
+        self.check(record)
+        if self.context.watch is not None:
+            self.context.watch(record)
+
+    def check(self, record: Record) -> None:
+        """Checks a chunk that was run."""
         if record.start == 0:  # the same for all chunks, and looking at labels waits for the device
             self.objective.check(record.out, self.y)
         try:
@@ -89,8 +97,6 @@ class Lesson:
             if self.context.share.group.size == 1:
                 raise
             self.trouble = self.trouble or error  # the others wait for this process in the next sum
-        if self.context.watch is not None:
-            self.context.watch(record)
 
 
 def check_input(x: object) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from onward.core.drawn import Drawn, Take
 from onward.core.graph import Node
 from onward.core.group import ALONE, Group
 from onward.core.network import Network
@@ -31,6 +32,10 @@ class Sink(ABC):
         """The effective weights of a synapse, outside any graph."""
 
     @abstractmethod
+    def reads(self, weights: Params) -> Params:
+        """Effective weights as products see them: for who takes others than `params`."""
+
+    @abstractmethod
     def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
         """Adds the outer product of ``pre`` and ``post`` ``[K, B, ...]``, summed over steps and batch.
 
@@ -42,14 +47,19 @@ class Sink(ABC):
         """Adds a gradient that has no pre and post: a gain, a threshold, a local readout."""
 
     @abstractmethod
+    def add_drawn(self, drawn: Drawn) -> None:
+        """Adds a gradient of many parameters that is not stored, but drawn when it is used."""
+
+    @abstractmethod
     def total(self, tensor: Tensor, use: Use) -> None:
         """Hands ``use`` the sum of ``tensor`` over all processes: at the next flush, or now where there is one."""
 
     @abstractmethod
-    def flush(self) -> None:
+    def flush(self, take: Take = Drawn.store) -> None:
         """Pulls effective gradients back to the stored parameters, adds them to ``.grad``, and starts anew.
 
-        Where several processes learn, everything is first summed over them, in one operation.
+        Where several processes learn, everything is first summed over them, in one operation. Gradients that are
+        drawn go to ``take``, which stores them in ``.grad`` unless told otherwise.
         """
 
     @abstractmethod
@@ -74,21 +84,26 @@ class GradSink(Sink):
     def __init__(self, net: Network, products: torch.dtype | None = None, group: Group = ALONE):
         self._net, self.products, self.group = net, products, group
         self._graph: dict[int, dict[str, Tensor]] = {}
-        self._params: dict[int, dict[str, Tensor]] = {}
+        self._params: dict[int, Params] = {}
         self._grads: dict[int, dict[str, Tensor]] = {}
         self._extra: dict[nn.Parameter, Tensor] = {}
         self._totals: list[tuple[Tensor, Use]] = []
+        self._drawn: list[Drawn] = []
         self.open()
 
     def open(self) -> None:
         """See `Sink.open`."""
         with torch.enable_grad():
             self._graph = {node.index: effective(node.module) for node in self._net.synapses}
-        self._params = {i: {k: self._read(k, w) for k, w in weights.items()} for i, weights in self._graph.items()}
+        self._params = {index: self.reads(weights) for index, weights in self._graph.items()}
 
     def params(self, node: Node) -> Params:
         """See `Sink.params`."""
         return self._params[node.index]
+
+    def reads(self, weights: Params) -> Params:
+        """See `Sink.reads`."""
+        return {name: self._read(name, weight) for name, weight in weights.items()}
 
     @torch.no_grad()
     def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
@@ -111,6 +126,10 @@ class GradSink(Sink):
         held = self._extra.get(parameter)
         self._extra[parameter] = grad.to(parameter.dtype, copy=True) if held is None else held.add_(grad)
 
+    def add_drawn(self, drawn: Drawn) -> None:
+        """See `Sink.add_drawn`."""
+        self._drawn.append(drawn)
+
     def total(self, tensor: Tensor, use: Use) -> None:
         """See `Sink.total`."""
         if self.group.size == 1:
@@ -118,10 +137,13 @@ class GradSink(Sink):
         else:
             self._totals.append((tensor, use))
 
-    def flush(self) -> None:
+    def flush(self, take: Take = Drawn.store) -> None:
         """See `Sink.flush`."""
         sums = [grad for grads in self._grads.values() for grad in grads.values()]
-        self.group.sum_([*sums, *self._extra.values(), *(tensor for tensor, _ in self._totals)])
+        told = [*(tensor for tensor, _ in self._totals), *(drawn.told for drawn in self._drawn)]
+        self.group.sum_([*sums, *self._extra.values(), *told])
+        for drawn in self._drawn:
+            drawn.settle()
         for index, grads in self._grads.items():
             for name, grad in grads.items():
                 self._write(self._graph[index][name], grad)
@@ -129,11 +151,13 @@ class GradSink(Sink):
             _accumulate(parameter, grad)
         for tensor, use in self._totals:
             use(tensor)
+        for drawn in self._drawn:
+            take(drawn)
         self.discard()
 
     def discard(self) -> None:
         """See `Sink.discard`."""
-        self._grads, self._extra, self._totals = {}, {}, []
+        self._grads, self._extra, self._totals, self._drawn = {}, {}, [], []
 
     def _read(self, name: str, weight: Tensor) -> Tensor:
         """A weight as products see it; biases are added, not multiplied."""
@@ -166,6 +190,10 @@ class Forwarding(Sink):
         """See `Sink.params`."""
         return self.inner.params(node)
 
+    def reads(self, weights: Params) -> Params:
+        """See `Sink.reads`."""
+        return self.inner.reads(weights)
+
     def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
         self.inner.deposit(node, pre, post, bias_gain)
@@ -174,13 +202,17 @@ class Forwarding(Sink):
         """See `Sink.add`."""
         self.inner.add(parameter, grad)
 
+    def add_drawn(self, drawn: Drawn) -> None:
+        """See `Sink.add_drawn`."""
+        self.inner.add_drawn(drawn)
+
     def total(self, tensor: Tensor, use: Use) -> None:
         """See `Sink.total`."""
         self.inner.total(tensor, use)
 
-    def flush(self) -> None:
+    def flush(self, take: Take = Drawn.store) -> None:
         """See `Sink.flush`."""
-        self.inner.flush()
+        self.inner.flush(take)
 
     def discard(self) -> None:
         """See `Sink.discard`."""

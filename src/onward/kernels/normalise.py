@@ -48,6 +48,7 @@ class _PerStep(torch.autograd.Function):
                 out=out[t], save_mean=means[t], save_invstd=scales[t],
             )  # fmt: skip
         ctx.save_for_backward(x, weight, means, scales)
+        ctx.save_for_forward(x, weight, means, scales)
         ctx.eps = module.eps
         return out
 
@@ -64,3 +65,15 @@ class _PerStep(torch.autograd.Function):
             )  # fmt: skip
         totals = slopes.sum(1)
         return post, totals[0] if wanted[1] else None, totals[1] if wanted[2] else None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        x, weight, means, scales = ctx.saved_tensors
+        over, shape = [1, *range(3, x.dim())], (len(x), 1, -1, *[1] * (x.dim() - 3))
+        y = (x - means.view(shape)) * scales.view(shape)
+        moved = tangents[0]
+        moved = scales.view(shape) * (moved - moved.mean(over, True) - y * (y * moved).mean(over, True))
+        if weight is None:
+            return moved
+        per_channel = (1, 1, -1, *[1] * (x.dim() - 3))
+        return moved * weight.view(per_channel) + y * tangents[1].view(per_channel) + tangents[2].view(per_channel)

@@ -45,7 +45,7 @@ def leaky_sum(x: Tensor, start: Tensor | None, decay: float) -> Tensor:
     """
     y = x[0].clone() if start is None else torch.add(x[0], start, alpha=decay)
     for x_t in x[1:]:
-        y = torch.add(x_t, y, alpha=decay, out=y)
+        y = torch.add(x_t, y, alpha=decay)
     return y
 
 

@@ -36,6 +36,18 @@ def mix(z: Tensor) -> Tensor:
     return z ^ shifted(z, 31)
 
 
+def mixed(z: int) -> int:
+    """`mix` of one integer, as 64 unsigned bits: a tensor of one costs more than its number.
+
+    >>> signed(mixed(-5)) == int(mix(torch.tensor(-5)))
+    True
+    """
+    z &= _MASK64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK64
+    return z ^ z >> 31
+
+
 def words(keys: Tensor, count: int) -> Tensor:
     """``count`` 64-bit words for each of the keys ``[R]``: ``[R, count]``."""
     counter = torch.arange(1, count + 1, device=keys.device) * signed(GOLDEN)

@@ -87,6 +87,7 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, surrogate: Surrogate, ties_fire: bool) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
         ctx.surrogate = surrogate
         return (x >= 0 if ties_fire else x > 0).to(x.dtype)
 
@@ -94,3 +95,8 @@ class _Fire(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         return grads[0] * ctx.surrogate(x[None])[0], None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return tangents[0] * ctx.surrogate(x[None])[0]

@@ -275,6 +275,7 @@ class _ThroughTime(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         h, s, v = neuron.membrane(x, v)
         ctx.save_for_backward(h, s, threshold)
+        ctx.save_for_forward(h, s, threshold)
         ctx.neuron, ctx.psi = neuron, psi
         ctx.mark_non_differentiable(h)
         ctx.set_materialize_grads(True)
@@ -288,6 +289,36 @@ class _ThroughTime(torch.autograd.Function):
         psi = ctx.psi(h - n.level_share * threshold)
         g_h, g_v, g_threshold = _fused_back(g_out, g_v, h, s, psi, threshold, n)
         return g_h * n.gain, g_v, g_threshold, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, None]:
+        (x_dot, v_dot, threshold_dot), (h, s, threshold), n = tangents[:3], ctx.saved_tensors, ctx.neuron
+        psi = ctx.psi(h - n.level_share * threshold)
+        out_dot, v_dot = _along(x_dot, v_dot, threshold_dot, h, s, psi, threshold, n)
+        return out_dot, v_dot, None
+
+
+def _along(
+    x_dot: Tensor,
+    v_dot: Tensor,
+    threshold_dot: Tensor,
+    h: Tensor,
+    s: Tensor,
+    psi: Tensor,
+    threshold: Tensor,
+    n: Affine,
+) -> tuple[Tensor, Tensor]:
+    """How ``out`` and the last V move with the drive, the V before the chunk, and the threshold."""
+    found = []
+    for t in range(len(h)):
+        through_h, through_s = n.reset.slopes(h[t], s[t], threshold)
+        h_dot = n._decay * v_dot + n.gain * x_dot[t]
+        s_dot = psi[t] * (h_dot - n.level_share * threshold_dot)
+        v_dot = through_h * h_dot + n.reset.threshold_slope(s[t]) * threshold_dot
+        if not n.detach_reset:
+            v_dot = v_dot + through_s * s_dot
+        found.append(n.height * s_dot + n.height_share * threshold_dot * s[t])
+    return torch.stack(found), v_dot
 
 
 def _back(

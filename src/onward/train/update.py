@@ -7,9 +7,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from onward.core import Sink
+from onward.core.drawn import Drawn, descend
 from onward.core.errors import NonFiniteError
 from onward.optim import Schedule, allocate_state
 
@@ -18,7 +19,8 @@ class Updater:
     """One update of every parameter of ``modules`` that has a gradient: ``updater()``.
 
     Raises `NonFiniteError` naming the parameter, before anything is changed if its gradient is not finite.
-    Cost: one pass over gradients and one over parameters beside the optimiser's own.
+    Cost: one pass over gradients and one over parameters beside the optimiser's own. Gradients that are drawn are
+    applied block by block, and never stored, where the optimiser is plain SGD and nothing is clipped.
     """
 
     def __init__(
@@ -59,14 +61,25 @@ class Updater:
 
     def __call__(self) -> None:
         """Flushes the sink, checks and clips gradients, steps, checks parameters."""
-        self.sink.flush()
+        drawn: list[Drawn] = []
+        self.sink.flush(drawn.append)
+        if not self._applies_blocks():
+            for gradient in drawn:
+                gradient.store()
+            drawn = []
         grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
         norm = _checked_norm(grads, "the gradient of ")
         if self.clip is not None:
             clip_grads_with_norm_(self.named.values(), self.clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        descend(drawn, self.optimizer.param_groups)
         _checked_norm({name: p.detach() for name, p in self.named.items()}, "")
+
+    def _applies_blocks(self) -> bool:
+        """Whether an update needs nothing but the gradient at the block at hand."""
+        stateless = isinstance(self.optimizer, SGD) and not any(g["momentum"] for g in self.optimizer.param_groups)
+        return stateless and self.clip is None and all(p.grad is None for p in self.named.values())
 
 
 def _checked_norm(tensors: dict[str, Tensor], prefix: str) -> Tensor:

@@ -10,7 +10,7 @@ from conformance.harness import assert_close, relative, teach
 from conformance.zoo import data, make
 from onward.core import MSE, CrossEntropy, Frames, KeyedDraws, Mixed, PerStep, Readout, evaluate
 from onward.core.errors import ConfigError, ObjectiveMismatch, ShapeError, UnknownName
-from onward.core.objective import Loss, Max, Mean, Objective, Reduce, Sum, objectives
+from onward.core.objective import Loss, Max, Mean, Objective, Reduce, Sum, Weighted, objectives
 from onward.rules import rules
 from reference import plain
 
@@ -19,7 +19,14 @@ REDUCTIONS = {
     "mean": (Mean(), lambda o: o.mean(0)),
     "sum": (Sum(), lambda o: o.sum(0)),
     "max": (Max(), lambda o: o.amax(0)),
+    "weighted": (Weighted(0.7), lambda o: weighted(o, 0.7)),
 }
+
+
+def weighted(o: torch.Tensor, leak: float) -> torch.Tensor:
+    """The mean over time in which a step weighs ``leak`` times the next."""
+    weights = leak ** torch.arange(len(o) - 1, -1, -1, dtype=o.dtype)
+    return torch.tensordot(weights / weights.sum(), o, 1)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -38,6 +45,17 @@ def test_reductions_are_gathered_chunk_by_chunk(name: str, chunk: int) -> None:
         held = reduce(held, part)
     assert held is not None
     assert relative(reduce.finish(held, 5), whole(o)) < 1e-12
+
+
+@pytest.mark.parametrize(("reduce", "leak"), [(Mean(), 1.0), (Sum(), 1.0), (Weighted(0.7), 0.7)], ids=str)
+def test_errors_of_the_mean_output_are_its_gradient(reduce: Reduce, leak: float) -> None:
+    """With constant outputs, which the mean output is."""
+    mean, y = torch.randn(3, 4, dtype=torch.float64).requires_grad_(), torch.tensor([0, 1, 2])
+    objective = Readout(CrossEntropy(), reduce)
+    assert reduce.decay == leak
+    evidence = reduce(None, mean.expand(5, 3, 4))
+    (expected,) = torch.autograd.grad(objective.total(evidence, torch.zeros(3), y, 5), mean)
+    assert relative(objective.rate_errors(evidence.detach(), y, 5, 3), expected) < 1e-10
 
 
 @pytest.mark.parametrize("name", list(REDUCTIONS))
