@@ -11,7 +11,7 @@ from onward.train.parts import Parts, assemble
 from onward.train.resume import resume
 from onward.train.score import Score, score
 from onward.train.state import Fitted, Progress
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 
 __all__ = [
     "BatchDone",

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from onward._durable import sync_folder, write_synced
 from onward.optim import allocate_state
-from onward.train.tensors import CheckpointError, packed, read_tensors
+from onward._tensors import CheckpointError, packed, read_tensors
 
 STATE, HASHES, COMMIT = "state.json", "hashes.json", "COMMIT"
 PARTS = ("network", "rule", "optimizer")

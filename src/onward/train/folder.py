@@ -31,7 +31,7 @@ from onward.train import checkpoint, toml
 from onward.train.config import RunConfig
 from onward.train.grammar import load
 from onward.train.state import Fitted
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 
 CONFIG, INTERFACE, ENV, DATA = "config.toml", "interface.json", "env.json", "data.json"
 METRICS, DONE, LOCK = "metrics.jsonl", "DONE", ".lock"

@@ -24,7 +24,7 @@ from onward.train.launch import Summary, carry_out, train
 from onward.train.parts import Parts, assemble
 from onward.train.schema import shown
 from onward.train.state import Fitted
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 
 COMPARED = ("packages", "machine", "capability", "variables", "cuda")
 """Parts of the environment that can change a result in its last bits."""

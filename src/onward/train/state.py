@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from onward.core.group import Group
 from onward.train.score import Score
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -17,7 +17,7 @@ from onward.optim import optimizers, parameter_groups
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 
 
 class Feedback(nn.Module):

@@ -18,7 +18,7 @@ from onward.train import RunConfig, RunFolder, checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.folder import LOCK, METRICS, Interface, environment, json_line
 from onward.train.state import Fitted, Progress
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 
 
 def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:

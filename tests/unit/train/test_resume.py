@@ -15,7 +15,7 @@ from onward.train import Event, RunFolder, Saved, Started, Warned, assemble, fit
 from onward.train.folder import DATA, ENV, METRICS
 from onward.train.resume import restore
 from onward.train.state import Fitted, Own, Sums
-from onward.train.tensors import CheckpointError
+from onward._tensors import CheckpointError
 from reference.runs import after_calls, assert_same_run, counters, cut, straight
 
 
