@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ LANES = 16
 """Rows of a product are padded to a multiple: how many there are then changes no bit of any of them."""
 
 InputField = Annotated[SerializeAsAny[Choice], BeforeValidator(inputs.parse)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 class Architecture(BaseModel):
