@@ -11,7 +11,7 @@ import pytest
 from onward.credit import locals_, spatials, temporals
 from onward.kernels.compiled import Use, using
 from onward.neurons import neurons
-from onward.optim import optimizers, schedules
+from onward.optim import Architecture, initial_cell, optimizers, schedules, write_cell
 from onward.rules import rules
 from onward.solvers import solvers
 from onward.train import memory, resume
@@ -20,13 +20,16 @@ from reference.runs import assert_same_run, cut, straight
 
 MLP = ["--model", "mlp", "--model.hidden", "16", "12"]
 LOOP = ["--model", "feedback", "--model.layers", "16-12", "--model.back", "16"]
+LEARNED = ("impulse", "lstm")
 CHOICES = [
     *(["--rule", name] for name in rules.names()),
     *(["--rule", "online", "--rule.temporal", name] for name in temporals.names()),
     *(["--rule", "online", "--rule.spatial", name] for name in spatials.names()),
     *(["--rule", "opzo", "--rule.local", name] for name in locals_.names()),
     *(["--neuron", name] for name in neurons.names()),
-    *(["--optim", name] for name in optimizers.names()),
+    *(["--optim", name] for name in optimizers.names() if name not in LEARNED),
+    *(["--optim", name, "--optim.weights", "raw"] for name in LEARNED),
+    ["--optim", "lstm", "--optim.weights", "normalised", "--optim.clamp", "0.1"],
     *(["--optim.schedule", name, "--optim.schedule.warmup", "0.3"] for name in schedules.names()),
     ["--rule", "ottt", "--rule.schedule", "step"],
     ["--rule", "opzo", "--rule.per", "step", "--rule.reads", "after"],
@@ -69,9 +72,19 @@ def flags(tmp_path: Path) -> list[str]:
     ]
 
 
+def with_weights(choice: list[str], folder: Path) -> list[str]:
+    """The flags, with the file of a learned optimiser whose input they name."""
+    if "--optim.weights" not in choice:
+        return choice
+    place = choice.index("--optim.weights") + 1
+    architecture = Architecture.model_validate({"input": choice[place], "momenta": [0.5]})
+    write_cell(folder / "cell.safetensors", initial_cell(architecture, seed=0), {})
+    return [*choice[:place], str(folder / "cell.safetensors"), *choice[place + 1 :]]
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))
-def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> None:
-    flags = [*flags, *choice, *([] if "--model" in choice else MLP)]
+def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str], tmp_path: Path) -> None:
+    flags = [*flags, *with_weights(choice, tmp_path), *([] if "--model" in choice else MLP)]
     whole, run = straight(flags), cut(flags, after=6)
     summary = resume(run)
     assert_same_run(Path(whole.run), run)

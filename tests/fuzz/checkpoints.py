@@ -13,11 +13,11 @@ from tests.fuzz.mutate import Parts
 from tests.fuzz.packing import Files
 from torch import nn
 
+from onward._tensors import packed
 from onward.optim import optimizers, parameter_groups
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
-from onward._tensors import packed
 
 ORDER = sorted(checkpoint.FILES)
 WORDS = (

@@ -50,7 +50,7 @@ def fill(core: Coordinatewise, weights: Parts, rnn: str, readout: str) -> None:
     core.load_state_dict(state)
 
 
-def authors_names(cell: Cell) -> Iterator[tuple[str, nn.Parameter]]:
+def authors_names(cell: Cell) -> Iterator[tuple[str, Tensor]]:
     """The cell's parameters by the authors' names."""
     for layer, part in enumerate(cell.core.rnn):
         for kind in ("ih", "hh"):

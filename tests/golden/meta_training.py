@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import torch
+from onward.surrogates.localzo import LocalZO  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from golden.cases import Trial
@@ -15,7 +18,6 @@ from onward.neurons import Affine, SoftReset
 from onward.optim.cell import Cell
 from onward.optim.meta import Course, Learner, Look, MetaTrainer, Optimizee, meta_gradient, unroll
 from onward.rules import rules
-from onward.surrogates.localzo import LocalZO  # pyright: ignore[reportMissingImports]
 
 
 class Spiking(Optimizee):
@@ -25,8 +27,8 @@ class Spiking(Optimizee):
         self.trial, leak = trial, trial.setting("beta")
         sizes = [trial.setting(name) for name in ("din", "dh", "nc")]
         layers: list[nn.Module] = []
-        for into, out in zip(sizes, sizes[1:], strict=False):
-            surrogate = LocalZO(trial.setting("delta"), 1)
+        for into, out in pairwise(sizes):
+            surrogate: Any = LocalZO(trial.setting("delta"), 1)
             fires = Affine(leak, reset=SoftReset(1 / leak), surrogate=surrogate)
             layers += [nn.Linear(into, out), *([] if out == sizes[-1] else [nn.ReLU()]), fires]
         self.net = Network(nn.Sequential(*layers)).to(trial.x.dtype)

@@ -30,14 +30,14 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    hidden: int = Field(10, ge=1, le=256, description="units of each layer of the learned optimiser")
-    layers: int = Field(1, ge=1, le=4, description="layers of the learned optimiser")
-    biases: bool = Field(False, description="with biases, a parameter whose gradient is 0 moves")
-    input: InputField = Field(inputs.parse("raw"), description="what is seen of a gradient")
+    hidden: int = Field(default=10, ge=1, le=256, description="units of each layer of the learned optimiser")
+    layers: int = Field(default=1, ge=1, le=4, description="layers of the learned optimiser")
+    biases: bool = Field(default=False, description="with biases, a parameter whose gradient is 0 moves")
+    input: InputField = Field(default=inputs.parse("raw"), description="what is seen of a gradient")
     momenta: tuple[Decay, ...] = Field(
-        (), max_length=8, description="decays of running means that are seen beside the gradient"
+        default=(), max_length=8, description="decays of running means that are seen beside the gradient"
     )
-    scale: float = Field(1.0, gt=0, description="factor on the output")
+    scale: float = Field(default=1.0, gt=0, description="factor on the output")
 
 
 class Coordinatewise(nn.Module):
@@ -95,9 +95,7 @@ class Cell(nn.Module):
         super().__init__()
         self.architecture, self.scale = architecture, architecture.scale
         self.features = with_momenta(inputs.build(architecture.input), architecture.momenta)
-        self.core = Coordinatewise(
-            self.features.width, architecture.hidden, architecture.layers, architecture.biases
-        )
+        self.core = Coordinatewise(self.features.width, architecture.hidden, architecture.layers, architecture.biases)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(update [n], h, c)`` of coordinates that see ``x`` ``[n, width]``."""

@@ -184,5 +184,11 @@ def _normalised(choice: Any) -> Features:
 inputs: Registry[Features] = Registry("input")
 inputs.register("raw", Choice, lambda choice: Raw(), "the gradient itself")
 inputs.register("log", LogOptions, _smooth, "size and sign apart, smoothly (L2L, the code)")
-inputs.register("log-branched", LogOptions, _branched, "the same, in two branches (L2L, the paper)", defaults={"p": 10.0, "eps": 0.0})
+inputs.register(
+    "log-branched",
+    LogOptions,
+    _branched,
+    "the same, in two branches (L2L, the paper)",
+    defaults={"p": 10.0, "eps": 0.0},
+)
 inputs.register("normalised", NormalisedOptions, _normalised, "the gradient over its running root mean square")

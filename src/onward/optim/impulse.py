@@ -21,41 +21,37 @@ TAPS = 40
 def impulse_response(cell: Cell, taps: int = TAPS) -> Tensor:
     """k[s] = d update_s / d gradient_0 at rest, ``[taps]`` in float64: the update is sum_s k[s] g_{t-s} for small g.
 
-    Cost: ``taps`` steps of one coordinate. Raises `ConfigError` where the cell is not linear at rest: with biases, or
-    with an input other than the gradient and its running means.
+    At rest every gate is 1/2, so that a layer is c <- (I/2 + W_hh/4) c + W_ih x/2 and h = c/2, of the cell gate's
+    weights. Cost: ``taps`` steps of one coordinate. Raises `ConfigError` where the cell is not linear at rest: with
+    biases, or with an input other than the gradient and its running means.
 
     >>> from onward.optim.cell import Architecture, initial_cell
     >>> k = impulse_response(initial_cell(Architecture(), seed=0), taps=80)
     >>> bool((k.sum() - dc_gain(initial_cell(Architecture(), seed=0))).abs() < 1e-9)
     True
     """
-    wide = _linear(cell)
-
-    def response(impulse: Tensor) -> Tensor:
-        state, updates = dict(wide.rest(impulse)), []
-        h, c = state["h"], state["c"]
-        seen = _seen(wide, taps, impulse)
-        for x in seen:
-            update, h, c = wide(x * impulse, h, c)
-            updates.append(update)
-        return torch.cat(updates)
-
-    with torch.enable_grad():
-        jacobian = torch.autograd.functional.jacobian(response, torch.zeros(1, dtype=torch.float64))
-    return torch.as_tensor(jacobian)[:, 0]
+    wide, zero = _linear(cell), torch.zeros(1, dtype=torch.float64)
+    layers, found = _layers(wide), []
+    states = [torch.zeros(wide.core.hidden, dtype=torch.float64) for _ in layers]
+    for x in _seen(wide, taps, zero):
+        signal = x[0]
+        for i, (transition, entry) in enumerate(layers):
+            states[i] = transition @ states[i] + entry @ signal
+            signal = states[i] / 2
+        found.append(wide.core.readout.weight.detach()[0] @ signal)
+    return wide.scale * torch.stack(found)
 
 
 def _seen(cell: Cell, taps: int, like: Tensor) -> list[Tensor]:
     """What the cell sees of a gradient of 1 and ``taps`` - 1 zeros after it."""
-    one, state = torch.ones_like(like), cell.rest(like.detach())
+    one, state = torch.ones_like(like), cell.rest(like)
     return [cell.see(one if step == 0 else torch.zeros_like(one), state).clone() for step in range(taps)]
 
 
 def dc_gain(cell: Cell) -> Tensor:
     """The sum of the whole impulse response, a float64 number: minus the learning rate that the cell comes to.
 
-    At rest every gate is 1/2, so that a layer is c <- (I/2 + W_hh/4) c + W_ih x/2 and h = c/2, of the cell gate's
-    weights. Raises as `impulse_response`, and `ConfigError` where the response does not fade.
+    Raises as `impulse_response`, and `ConfigError` where the response does not fade.
     """
     wide = _linear(cell)
     if (radius := spectral_radius(cell)) >= 1:
@@ -133,6 +129,7 @@ class ImpulseResponse(Optimizer):
 
     def _move(self, p: Tensor, lr: float, weight_decay: float) -> None:
         """What is due later waits in the state, each tap one update nearer every time."""
+        assert p.grad is not None
         state, taps = self.state[p], self.taps.to(p)
         if not state:
             state["due"] = p.new_zeros(len(taps), *p.shape)

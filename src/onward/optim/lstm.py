@@ -40,7 +40,7 @@ class Watch:
     parameters' own, as a multiple of what it was at the first update.
     """
 
-    most_update: float | None = 1.0
+    most_update: float | None = 10.0
     most_growth: float | None = 100.0
 
     def check(self, update: float, norm: float, start: float) -> None:
@@ -111,9 +111,7 @@ class LSTMOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moves = [
-            self._move(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
+        moves = [self._move(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if moves:
             self._look_at(moves)
         for move in moves:
@@ -161,7 +159,7 @@ class LSTMOptions(LearnedOptions):
         None, gt=0, description="largest update of a tensor, as a share of its norm; none: unbounded"
     )
     most_update: float | None = Field(
-        1.0, gt=0, description="stop where an update of all parameters has this share of their norm; none: never"
+        10.0, gt=0, description="stop where an update of all parameters has this share of their norm; none: never"
     )
     most_growth: float | None = Field(
         100.0, gt=1, description="stop where the parameters have grown to this multiple of their norm; none: never"

@@ -32,7 +32,7 @@ HELD = 8
 """Numbers that autograd holds per coordinate, step and unit of a layer: gates, both states twice, tanh(c)."""
 
 
-def evenly(step: int) -> float:
+def evenly(step: int) -> float:  # noqa: ARG001
     """w_t = 1."""
     return 1.0
 
@@ -225,9 +225,7 @@ class MetaTrainer:
     (4, 2)
     """
 
-    def __init__(
-        self, cell: Cell, course: Course, *, lr: float = 1e-3, clamp: float = 1.0, block: int = 2**14
-    ):
+    def __init__(self, cell: Cell, course: Course, *, lr: float = 1e-3, clamp: float = 1.0, block: int = 2**14):
         self.cell, self.course, self.clamp, self.block, self.updates = cell, course, clamp, block, 0
         self.optimizer = Adam(cell.parameters(), lr=lr)
         allocate_state(self.optimizer)

@@ -63,7 +63,7 @@ class Guided:
             raise ConfigError(f"alpha = {self.alpha} was given for guided directions; expected 0 to 1")
 
     def __call__(self, normal: Tensor, inside: Tensor, guides: Tensor) -> Tensor:
-        """A direction ``[P]`` from normal numbers ``normal`` ``[P]`` and ``inside`` ``[k]``, along ``guides`` ``[k, P]``.
+        """A direction ``[P]`` from normal numbers ``normal`` ``[P]`` and ``inside`` ``[k]``; ``guides`` are ``[k, P]``.
 
         Guides that are 0, or depend on those before them, span nothing; where all are 0, ``normal`` is the direction.
         """

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from onward._tensors import CheckpointError
 from onward.core.errors import ConfigError
 from onward.core.group import ALONE, Group
 from onward.kernels.choice import pin
@@ -24,7 +25,6 @@ from onward.train.launch import Summary, carry_out, train
 from onward.train.parts import Parts, assemble
 from onward.train.schema import shown
 from onward.train.state import Fitted
-from onward._tensors import CheckpointError
 
 COMPARED = ("packages", "machine", "capability", "variables", "cuda")
 """Parts of the environment that can change a result in its last bits."""

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from onward._tensors import CheckpointError
 from onward.optim import optimizers, parameter_groups
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
-from onward._tensors import CheckpointError
 
 
 class Feedback(nn.Module):

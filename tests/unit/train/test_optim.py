@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onward.optim import allocate_state, optimizers, parameter_groups, schedules
+from onward.optim import (
+    Architecture,
+    allocate_state,
+    initial_cell,
+    optimizers,
+    parameter_groups,
+    schedules,
+    write_cell,
+)
 from onward.optim.schedules import Constant, WarmUp
 
 SCHEDULES = [*schedules.names()]
@@ -47,14 +57,18 @@ def test_groups_hold_every_parameter_once() -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_state_made_early_changes_no_update(name: str, weight_decay: float) -> None:
+def test_state_made_early_changes_no_update(name: str, weight_decay: float, tmp_path: Path) -> None:
+    options = {"name": name, "weight_decay": weight_decay}
+    if "weights" in optimizers.entry(name).config.model_fields:
+        write_cell(tmp_path / "cell.safetensors", initial_cell(Architecture(), seed=0), {})
+        options["weights"] = str(tmp_path / "cell.safetensors")
     torch.manual_seed(0)
     one, other = model(), model()
     other.load_state_dict(one.state_dict())
     x = torch.randn(8, 4)
     for net, early in ((one, False), (other, True)):
         groups = parameter_groups(net, nn.Identity(), weight_decay, decay_all=True)
-        optimizer = optimizers.build({"name": name, "weight_decay": weight_decay}, groups)
+        optimizer = optimizers.build(options, groups)
         if early:
             allocate_state(optimizer)
         for _ in range(3):
