@@ -10,7 +10,10 @@ from golden.report import check, files, main
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 FOLDERS = ("neurons", "bptt", "ottt", "sltt", "dsr", "ide", "spide")
-CASES = files(str(GOLDEN / folder) for folder in FOLDERS if (GOLDEN / folder).is_dir())
+LEARNED = ("lstm-random", "lstm-trained", "preprocessing", "zo-optimisers")
+"""Of the folder zo-snn, whose other cases need the surrogate LocalZO."""
+PLACES = [GOLDEN / folder for folder in FOLDERS] + [GOLDEN / "zo-snn" / f"{name}.safetensors" for name in LEARNED]
+CASES = files(str(place) for place in PLACES if place.exists())
 
 needs_vectors = pytest.mark.skipif(not CASES, reason=f"no golden vectors: {GOLDEN} is not there")
 

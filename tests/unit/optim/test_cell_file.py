@@ -57,7 +57,7 @@ def test_what_is_no_learned_optimiser_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="but no learned optimiser"):
         read_cell(tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("hello, this is text")
-    with pytest.raises(CheckpointError, match="announces a header|no readable header"):
+    with pytest.raises(CheckpointError, match="announces a header"):
         read_cell(tmp_path / "text.safetensors")
 
 
