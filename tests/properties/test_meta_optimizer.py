@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ INPUTS = inputs.names()
 STILL = Watch(None, None)
 
 
-def wide(seed: int = 0, **options: object) -> Cell:
+def wide(seed: int = 0, **options: Any) -> Cell:
     """A cell in float64, its readout ten times as large as at the start, so that updates are worth looking at."""
     cell = initial_cell(Architecture.model_validate(options), seed).to(torch.float64)
     with torch.no_grad():
@@ -172,7 +173,7 @@ def recorded_gradients(cell: Cell, steps: int, weight: Callable[[int], float], b
 @pytest.mark.parametrize("weight", [evenly, later_more])
 @pytest.mark.parametrize("options", [{}, {"layers": 2, "input": "log", "biases": True, "scale": 0.01}])
 def test_mo5_the_meta_gradient_is_that_of_autograd_telescoped_or_plain(
-    weight: Callable[[int], float], options: dict[str, object]
+    weight: Callable[[int], float], options: dict[str, Any]
 ) -> None:
     cell = wide(**options)
     found = recorded_gradients(cell, 5, weight, block=7)
@@ -312,7 +313,7 @@ def test_mo12_the_same_seed_gives_the_same_trajectory_and_steps_keep_no_graph() 
 
 
 @pytest.mark.parametrize("options", [{}, {"layers": 3, "scale": 0.1}, {"momenta": [0.5, 0.9], "hidden": 4}])
-def test_the_impulse_response_is_what_small_gradients_see(options: dict[str, object]) -> None:
+def test_the_impulse_response_is_what_small_gradients_see(options: dict[str, Any]) -> None:
     cell, eps = wide(**options), 1e-5
     taps = impulse_response(cell, 400)
     g = torch.zeros(400, 1, dtype=torch.float64)
@@ -334,7 +335,7 @@ def test_the_filter_moves_as_the_lstm_does_for_small_gradients() -> None:
 
 
 @pytest.mark.parametrize("options", [{"biases": True}, {"input": "log"}, {"input": "normalised"}])
-def test_what_is_no_filter_is_refused(options: dict[str, object]) -> None:
+def test_what_is_no_filter_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="only a learned optimiser without biases"):
         impulse_response(wide(**options))
 
@@ -373,7 +374,7 @@ def test_the_clamp_bounds_every_tensor_by_its_own_norm() -> None:
 def test_divergence_is_refused_before_anything_changes(watch: Watch, said: str) -> None:
     cell = exact_sgd(-400.0)
     theta = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    optimizer = LSTMOptimizer([theta], cell, watch=watch)
+    optimizer, before = LSTMOptimizer([theta], cell, watch=watch), theta.detach().clone()
     with pytest.raises(LearnedDivergence, match=said):  # noqa: PT012
         for _ in range(20):
             before = theta.detach().clone()
@@ -429,7 +430,7 @@ def test_the_query_network_spreads_directions_over_a_sphere_and_guides_bend_them
 
 
 @pytest.mark.parametrize("options", [{}, {"layers": 2, "input": "log", "hidden": 6}])
-def test_memory_of_a_window_is_foretold(options: dict[str, object]) -> None:
+def test_memory_of_a_window_is_foretold(options: dict[str, Any]) -> None:
     cell, sizes, window = initial_cell(Architecture.model_validate(options), 0), [640, 32], 5
     plan = demand(cell, sizes, window, 2**30)
     assert plan.block == 640
