@@ -20,7 +20,7 @@ from onward.optim.features import State
 from onward.optim.optimizers import Groups, OptimOptions, ScheduleChoice, optimizers
 from onward.optim.schedules import schedules
 
-BLOCK = 2**14
+BLOCK = 2**12
 START = "start"
 REMEDY = (
     "lower --optim.lr (a factor on its updates, 1 by default), bound them with --optim.clamp 0.01, or use one that was "
