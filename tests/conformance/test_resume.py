@@ -11,16 +11,16 @@ import pytest
 from onward.credit import locals_, spatials, temporals
 from onward.kernels.compiled import Use, using
 from onward.neurons import neurons
-from onward.optim import Architecture, initial_cell, optimizers, schedules, write_cell
+from onward.optim import optimizers, schedules
 from onward.rules import rules
 from onward.solvers import solvers
 from onward.train import memory, resume
 from onward.weights import restrictions
+from reference.learned import LEARNED, weights
 from reference.runs import assert_same_run, cut, straight
 
 MLP = ["--model", "mlp", "--model.hidden", "16", "12"]
 LOOP = ["--model", "feedback", "--model.layers", "16-12", "--model.back", "16"]
-LEARNED = ("impulse", "lstm")
 CHOICES = [
     *(["--rule", name] for name in rules.names()),
     *(["--rule", "online", "--rule.temporal", name] for name in temporals.names()),
@@ -77,9 +77,7 @@ def with_weights(choice: list[str], folder: Path) -> list[str]:
     if "--optim.weights" not in choice:
         return choice
     place = choice.index("--optim.weights") + 1
-    architecture = Architecture.model_validate({"input": choice[place], "momenta": [0.5]})
-    write_cell(folder / "cell.safetensors", initial_cell(architecture, seed=0), {})
-    return [*choice[:place], str(folder / "cell.safetensors"), *choice[place + 1 :]]
+    return [*choice[:place], weights(folder, input=choice[place], momenta=[0.5]), *choice[place + 1 :]]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))

@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onward.optim import (
-    Architecture,
-    allocate_state,
-    initial_cell,
-    optimizers,
-    parameter_groups,
-    schedules,
-    write_cell,
-)
+from onward.optim import allocate_state, optimizers, parameter_groups, schedules
 from onward.optim.schedules import Constant, WarmUp
+from reference.learned import choice
 
 SCHEDULES = [*schedules.names()]
 
@@ -58,10 +51,7 @@ def test_groups_hold_every_parameter_once() -> None:
 @pytest.mark.parametrize("name", optimizers.names())
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_state_made_early_changes_no_update(name: str, weight_decay: float, tmp_path: Path) -> None:
-    options = {"name": name, "weight_decay": weight_decay}
-    if "weights" in optimizers.entry(name).config.model_fields:
-        write_cell(tmp_path / "cell.safetensors", initial_cell(Architecture(), seed=0), {})
-        options["weights"] = str(tmp_path / "cell.safetensors")
+    options = choice(name, tmp_path, weight_decay=weight_decay)
     torch.manual_seed(0)
     one, other = model(), model()
     other.load_state_dict(one.state_dict())
