@@ -217,11 +217,13 @@ def _query(trial: Trial, loss: Smooth, mu: float) -> Results:
 
 def through_training(trial: Trial) -> Results:
     """Meta-training of the LSTM through a spiking network."""
+    from golden.meta_training import meta_training
+
     try:
-        from golden import meta_training
+        from onward.surrogates.localzo import LocalZO  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise Unreadable("needs the surrogate LocalZO, which is not there yet") from None
-    return meta_training.meta_training(trial)
+    return meta_training(trial, LocalZO)
 
 
 _LAYOUTS: dict[frozenset[str], Callable[[Trial], Results]] = {

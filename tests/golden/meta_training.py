@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
-from onward.surrogates.localzo import LocalZO  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from golden.cases import Trial
@@ -23,12 +22,12 @@ from onward.rules import rules
 class Spiking(Optimizee):
     """Two layers; what a spike costs is subtracted one step later, after the leak."""
 
-    def __init__(self, trial: Trial):
+    def __init__(self, trial: Trial, local_zo: Callable[[float, int], Any]):
         self.trial, leak = trial, trial.setting("beta")
         sizes = [trial.setting(name) for name in ("din", "dh", "nc")]
         layers: list[nn.Module] = []
         for into, out in pairwise(sizes):
-            surrogate: Any = LocalZO(trial.setting("delta"), 1)
+            surrogate = local_zo(trial.setting("delta"), 1)
             fires = Affine(leak, reset=SoftReset(1 / leak), surrogate=surrogate)
             layers += [nn.Linear(into, out), *([] if out == sizes[-1] else [nn.ReLU()]), fires]
         self.net = Network(nn.Sequential(*layers)).to(trial.x.dtype)
@@ -66,9 +65,9 @@ class Spiking(Optimizee):
         return {("slope 0", name): recorded[f"layer{i}"] for i, name in enumerate(names, 1)}
 
 
-def meta_training(trial: Trial) -> Results:
+def meta_training(trial: Trial, local_zo: Callable[[float, int], Any]) -> Results:
     """One model, window by window."""
-    cell, task = cell_from(part(trial.inputs, "lstm")), Spiking(trial)
+    cell, task = cell_from(part(trial.inputs, "lstm")), Spiking(trial, local_zo)
     trainer = MetaTrainer(cell, Course(trial.setting("optimizer_steps"), trial.setting("unroll")))
     learner, losses = Learner(cell, task, trainer.block), []
     for number, window in enumerate(trainer.course.windows):
