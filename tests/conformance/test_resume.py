@@ -16,6 +16,7 @@ from onward.rules import rules
 from onward.solvers import solvers
 from onward.train import memory, resume
 from onward.weights import restrictions
+from reference.learned import LEARNED, weights
 from reference.runs import assert_same_run, cut, straight
 
 MLP = ["--model", "mlp", "--model.hidden", "16", "12"]
@@ -27,7 +28,9 @@ CHOICES = [
     *(["--rule", "online", "--rule.spatial", name] for name in spatials.names()),
     *(["--rule", "opzo", "--rule.local", name] for name in locals_.names()),
     *(["--neuron", name] for name in neurons.names()),
-    *(["--optim", name] for name in optimizers.names()),
+    *(["--optim", name] for name in optimizers.names() if name not in LEARNED),
+    *(["--optim", name, "--optim.weights", "raw"] for name in LEARNED),
+    ["--optim", "lstm", "--optim.weights", "normalised", "--optim.clamp", "0.1"],
     *(["--optim.schedule", name, "--optim.schedule.warmup", "0.3"] for name in schedules.names()),
     ["--rule", "ottt", "--rule.schedule", "step"],
     ["--rule", "opzo", "--rule.per", "step", "--rule.reads", "after"],
@@ -72,9 +75,17 @@ def flags(tmp_path: Path) -> list[str]:
     ]
 
 
+def with_weights(choice: list[str], folder: Path) -> list[str]:
+    """The flags, with the file of a learned optimiser whose input they name."""
+    if "--optim.weights" not in choice:
+        return choice
+    place = choice.index("--optim.weights") + 1
+    return [*choice[:place], weights(folder, input=choice[place], momenta=[0.5]), *choice[place + 1 :]]
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))
-def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str]) -> None:
-    flags = [*flags, *choice, *([] if "--model" in choice else MLP)]
+def test_a_cut_run_ends_as_a_whole_one(choice: list[str], flags: list[str], tmp_path: Path) -> None:
+    flags = [*flags, *with_weights(choice, tmp_path), *([] if "--model" in choice else MLP)]
     whole, run = straight(flags), cut(flags, after=6)
     summary = resume(run)
     assert_same_run(Path(whole.run), run)

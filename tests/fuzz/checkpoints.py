@@ -7,17 +7,18 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tests.fuzz.mutate import Parts
 from tests.fuzz.packing import Files
 from torch import nn
 
-from onward.optim import optimizers, parameter_groups
+from onward._tensors import packed
+from onward.optim import Architecture, initial_cell, optimizers, parameter_groups, write_cell
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
-from onward.train.tensors import packed
 
 ORDER = sorted(checkpoint.FILES)
 WORDS = (
@@ -46,6 +47,17 @@ def valid() -> list[Parts]:
     files = {f"{part}.safetensors": packed(tensors) for part, tensors in trained().tensors().items()}
     files[checkpoint.STATE] = json.dumps(fitted.to_json()).encode()
     return [tuple(files[name] for name in ORDER)]
+
+
+def cells() -> list[Parts]:
+    """Files of learned optimisers."""
+    found: list[Parts] = []
+    for options in ({"hidden": 3}, {"hidden": 2, "layers": 2, "biases": True, "input": "log", "momenta": [0.5]}):
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "cell.safetensors"
+            write_cell(path, initial_cell(Architecture.model_validate(options), seed=0), {"seed": 0})
+            found.append((path.read_bytes(),))
+    return found
 
 
 def forged(parts: Parts) -> Files:

@@ -21,6 +21,7 @@ from onward.data.cifar import CIFAR10, CIFAR100, Format, read_cifar
 from onward.data.idx import read_idx
 from onward.data.npz import npz_keys
 from onward.models.layers import parse_layers
+from onward.optim import read_cell
 from onward.train import grammar, toml
 from onward.train.config import RunConfig
 from onward.train.schema import options
@@ -176,6 +177,12 @@ READERS: dict[str, Reader] = {
     ),
     "checkpoint": Reader(
         checkpoints.valid(), checkpoints.forged, checkpoints.read, checkpoints.crafted, checkpoints.WORDS
+    ),
+    "learned optimiser": Reader(
+        checkpoints.cells(),
+        packing.plain("cell.safetensors"),
+        lambda folder: read_cell(folder / "cell.safetensors"),
+        words=(b'"hidden\\": 256', b'"layers\\": 4', b'"raw', b'"log', b"__metadata__", b'"F64"', b"1e999"),
     ),
     "list of hashes": Reader(checkpoints.listed(), checkpoints.with_list, checkpoints.read),
 }

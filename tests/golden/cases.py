@@ -20,6 +20,8 @@ STATE = "state_before"
 """Where a case stores parameters and buffers together."""
 START = "param0"
 """Where a case of several updates stores its parameters."""
+LEARNED = ("lstm", "lnlstm", "fast")
+"""Where a case stores the weights of learned optimisers; they keep these names before their own."""
 
 
 class Unreadable(Exception):
@@ -96,10 +98,13 @@ class Case:
         for tag, dtype in PRECISIONS.items():
             stored = self.part(tag) or (self.part(ONE_PRECISION) if tag == "f32" else {})
             if stored:
-                params = self.part("param") or self.part(STATE) or self.part(START)
-                inputs, params = _cast(self.part("in"), dtype), _cast(params, dtype)
+                inputs, params = _cast(self.part("in"), dtype), _cast(self._params(), dtype)
                 found[tag] = Trial(self.method, self.config, inputs, params, stored)
         return found
+
+    def _params(self) -> dict[str, Tensor]:
+        learned = {key: t for key, t in self.tensors.items() if key.partition(".")[0] in LEARNED}
+        return self.part("param") or self.part(STATE) or self.part(START) or learned
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -116,7 +121,7 @@ def read(path: Path) -> Case:
         raise Unreadable(f"not a readable safetensors file: {error}") from None
     name = metadata.get("case", path.stem)
     case = Case(name if "/" in name else f"{path.parent.name}/{name}", _config(metadata), tensors)
-    kinds = ("in", "param", *PRECISIONS, ONE_PRECISION, STATE, START)
+    kinds = ("in", "param", *PRECISIONS, ONE_PRECISION, STATE, START, *LEARNED)
     strange = [key for key in tensors if key.partition(".")[0] not in kinds]
     if strange:
         raise Unreadable(f"tensors of no known kind ({', '.join(kinds)}): {', '.join(strange)}")

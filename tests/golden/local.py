@@ -30,6 +30,8 @@ FAST = 100.0
 """Slope of the authors' fast sigmoid."""
 SIGMOID = sqrt(1 / 0.4262)
 """Slope of their sigmoid for a delta of 1."""
+ZOSNN_LEAK, ZOSNN_DELTA = 0.95, 0.6
+"""Leak and perturbation of the ZO-SNN project's networks."""
 PROBES: dict[str, Probe] = {
     "normal": Normal(),
     "uniform": Flat(),
@@ -257,6 +259,52 @@ def _sparse_network(trial: Trial) -> Local:
             layers[f"lif{i}"] = _delayed(trial, 1.0, psi)
     layers["readout"] = LI(decay=trial.setting("beta_readout"), decay_input=True)
     return Local(layers, {name: (f"{name}.weight", True) for name in trial.params}, trial)
+
+
+def sampled(trial: Trial) -> Results:
+    """The estimate of the ZO-SNN project, which adds up draws where a mean is meant."""
+    x, delta = trial.input("u_minus_threshold"), trial.setting("delta")
+    for q in trial.setting("q"):
+        z = trial.input(f"q{q}.z")
+        slope = q * LocalZO(delta, q).bound(recorded(z[None]))(x[None])[0]
+        found = {"spike": (x > 0).to(x.dtype), "surrogate": slope, "grad": slope * trial.input("upstream")}
+        yield from ((f"q{q}.{name}", value) for name, value in found.items())
+
+
+def spiking(trial: Trial) -> Results:
+    """The project's fully connected network on one frame of 25 steps."""
+    noise = {f"layer{i}": trial.input(f"noise.forward0.layer{i}")[:, None] for i in range(1, trial.setting("L") + 1)}
+    frame = trial.x.flatten(1)
+    frames = replace(
+        trial,
+        config={**trial.config, "static_input": True},
+        inputs={**trial.inputs, "x": frame.expand(len(noise["layer1"]), *frame.shape)},
+    )
+    for key, value in learned(frames, partial(_zosnn_network, frames), noise, PerStep(CrossEntropy())):
+        if key == "out":
+            yield "spikes", value.to(torch.uint8)
+        elif key == "loss":
+            yield key, value[None]
+        elif key in trial.stored:
+            yield key, value
+        elif key.startswith("grad.linear"):
+            yield f"{key}.frobenius_norm", value.norm()
+
+
+def _zosnn_network(trial: Trial) -> Local:
+    layers, count = dict[str, nn.Module](), trial.setting("L")
+    for i in range(1, count + 1):
+        out, into = trial.params[f"linear{i}.weight"].shape
+        layers[f"linear{i}"] = nn.Linear(into, out)
+        if i < count:
+            layers[f"relu{i}"] = nn.ReLU()
+        layers[f"layer{i}"] = LIF(
+            decay=ZOSNN_LEAK,
+            reset=SoftReset(1 / ZOSNN_LEAK),
+            ties_fire=False,
+            surrogate=LocalZO(ZOSNN_DELTA, 1),
+        )
+    return Local(layers, {name: (name, False) for name in trial.params}, trial)
 
 
 def time_first(trial: Trial) -> Trial:

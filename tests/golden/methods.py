@@ -16,12 +16,13 @@ from torch import Tensor
 from golden.cases import Trial, Unreadable
 from golden.couples import spide
 from golden.equilibria import ide
+from golden.learned import zo_snn
 from golden.local import localzo
 from golden.networks import Model
 from golden.representation import dsr
 from golden.runs import Results, Session, Tapped, inputs, plain
 from golden.tables import LOSSES, STARTS_AT_RESET, SURROGATES
-from golden.weights import optimisers, pseuzo
+from golden.weights import pseuzo
 from onward.core.neuron import Neuron
 from onward.core.objective import MSE, CrossEntropy, Loss, Mixed, Objective, PerStep
 from onward.core.signal import Carry, dense
@@ -252,16 +253,16 @@ def _owned(prefix: str, results: Results) -> Results:
 _NEURONS = {"neurons": through_time, "ottt": online_neurons}
 _NETWORKS = {"bptt": bptt, "ottt": ottt, "sltt": sltt}
 _INPUTS = re.compile(r"x|y|g|mask\..+|subset_k\d+")
-_OTHERS = {"dsr": dsr, "ide": ide, "spide": spide, "localzo": localzo, "pseuzo": pseuzo, "zo-snn": optimisers}
-METHODS = sorted(_NEURONS.keys() | _NETWORKS.keys() | _OTHERS.keys())
+_OWN = {"dsr": dsr, "ide": ide, "spide": spide, "localzo": localzo, "pseuzo": pseuzo, "zo-snn": zo_snn}
+METHODS = sorted(_NEURONS.keys() | _NETWORKS.keys() | _OWN.keys())
 
 
 def results(trial: Trial) -> Results:
     """Everything that Onward has to say about a case."""
     if trial.method not in METHODS:
         raise Unreadable(f"unknown method {trial.method!r}; known: {', '.join(METHODS)}")
-    if trial.method in _OTHERS:
-        return _OTHERS[trial.method](trial)
+    if trial.method in _OWN:
+        return _OWN[trial.method](trial)
     unread = [name for name in trial.inputs if not _INPUTS.fullmatch(name)]
     if unread:
         raise Unreadable(f"inputs that the checker would not use: {', '.join(unread)}")

@@ -29,6 +29,12 @@ app.command(
     usage="Usage: onward resume RUN [--force] [--FIELD VALUE ...] [--json]",
 )
 app.command(
+    "onward.cli.meta_train:train",
+    name="meta-train",
+    help="Train a learned optimiser on fresh networks, for `onward train --optim lstm`.",
+    help_flags=[],
+)
+app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
     help="Test a trained network, on its own or other data.\n\n"

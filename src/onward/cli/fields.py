@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from onward.core.registry import Registry
-from onward.train.config import RunConfig
 from onward.train.schema import Option, expected, options, shown
 
 GRAMMAR = (
@@ -21,12 +21,12 @@ GRAMMAR = (
 )
 
 
-def show_fields(console: Console, config: RunConfig, usage: str) -> None:
+def show_fields(console: Console, config: BaseModel, usage: str, purpose: str) -> None:
     """Prints every field of ``config``: its flag, its value unless said otherwise, its meaning."""
     console.print(f"Usage: {usage}\n", markup=False)
-    console.print("Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST.")
+    console.print(purpose)
     console.print(GRAMMAR + "\n", markup=False)
-    listed = options(RunConfig, config.model_dump())
+    listed = options(type(config), config.model_dump())
     for group, members in groupby(listed, key=_group):
         console.print(_section(group, list(members)))
     console.print("--json  End standard output with one JSON object; progress goes to standard error.")

@@ -17,6 +17,7 @@ from onward.train.ranks import group_of, restarted
 from onward.train.resume import train_on
 
 USAGE = "onward train [RECIPE.toml] [--json] [--FIELD VALUE ...]"
+PURPOSE = "Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST."
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
@@ -26,7 +27,7 @@ def train(*tokens: Tokens, json: Json = False, help: Help = False) -> int:
     """Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST."""
     config = parse_tokens(tokens)
     if help:
-        show_fields(console(json), config, USAGE)
+        show_fields(console(json), config, USAGE, PURPOSE)
         return 0
     with group_of(config.device) as group:
         out, run = console(json, group.rank), train_on if restarted() else train_anew

@@ -1,5 +1,6 @@
 """Training: configurations, the loop, run folders, checkpoints."""
 
+from onward._tensors import CheckpointError
 from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, TrainConfig
 from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Saved, Started, Warned
@@ -11,7 +12,6 @@ from onward.train.parts import Parts, assemble
 from onward.train.resume import resume
 from onward.train.score import Score, score
 from onward.train.state import Fitted, Progress
-from onward.train.tensors import CheckpointError
 
 __all__ = [
     "BatchDone",

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onward._durable import sync_folder, write_synced
+from onward._tensors import CheckpointError, packed, read_tensors
 from onward.optim import allocate_state
-from onward.train.tensors import CheckpointError, packed, read_tensors
 
 STATE, HASHES, COMMIT = "state.json", "hashes.json", "COMMIT"
 PARTS = ("network", "rule", "optimizer")

@@ -25,13 +25,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from onward._durable import append_synced, write_whole
+from onward._tensors import CheckpointError
 from onward._version import __version__
 from onward.core.errors import ConfigError
 from onward.train import checkpoint, toml
 from onward.train.config import RunConfig
 from onward.train.grammar import load
 from onward.train.state import Fitted
-from onward.train.tensors import CheckpointError
 
 CONFIG, INTERFACE, ENV, DATA = "config.toml", "interface.json", "env.json", "data.json"
 METRICS, DONE, LOCK = "metrics.jsonl", "DONE", ".lock"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,6 +35,8 @@ from onward.train.schema import (
     shown,
     typed,
 )
+
+Config = TypeVar("Config", bound=BaseModel)
 
 MOST_DEPTH = 16
 """Of tables in tables; no field lies deeper than four, and what lies deeper than this is one that no table has."""
@@ -133,18 +135,18 @@ def brought_flags(rule: str) -> list[str]:
     return [token for setting in _brings(rule) for token in (flag(setting.target), *typed(setting.value))]
 
 
-def apply(settings: Iterable[Setting], base: RunConfig) -> RunConfig:
+def apply(settings: Iterable[Setting], base: Config) -> Config:
     """``base`` with ``settings``; names are set before the fields that exist because of them.
 
     A field inside a group may leave out the choices on its way, where no other field of the group has its name:
     ``rule.rho`` for ``rule.spatial.rho``. Raises `ConfigError` or `UnknownOption` in words.
     """
-    tree = base.model_dump()
+    tree, root = base.model_dump(), type(base)
     ordered = sorted(settings, key=lambda setting: len(setting.target))
-    for setting in [setting for setting in ordered if not _place(tree, setting)]:
-        _place(tree, _completed(tree, setting))
+    for setting in [setting for setting in ordered if not _place(tree, setting, root)]:
+        _place(tree, _completed(tree, setting, root), root)
     try:
-        return RunConfig.model_validate(tree)
+        return root.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(describe(error, "configuration")) from None
 
@@ -244,11 +246,10 @@ def _is_flag(token: str) -> bool:
     return token.startswith("-") and not token[1:2].isdigit() and token[1:2] not in (".", "")
 
 
-def _place(tree: dict[str, Any], setting: Setting) -> bool:
+def _place(tree: dict[str, Any], setting: Setting, root: type[BaseModel]) -> bool:
     """Writes one setting into the tree of a configuration; False if it has no such field."""
     *above, last = setting.target
-    model: type[BaseModel] = RunConfig
-    node = tree
+    model, node = root, tree
     for part in above:
         section = section_of(model.model_fields[part], node[part]) if part in model.model_fields else None
         if section is None:
@@ -260,9 +261,9 @@ def _place(tree: dict[str, Any], setting: Setting) -> bool:
     return True
 
 
-def _completed(tree: dict[str, Any], setting: Setting) -> Setting:
+def _completed(tree: dict[str, Any], setting: Setting, root: type[BaseModel]) -> Setting:
     """The setting at the one place in its group where a field has its name; raises `UnknownOption`."""
-    known = [option.path for option in options(RunConfig, tree)]
+    known = [option.path for option in options(root, tree)]
     group, name = setting.target[:-1], setting.target[-1]
     found = [path for path in known if group and path[: len(group)] == group and path[-1] == name]
     if len(found) != 1:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from onward._tensors import CheckpointError
 from onward.core.errors import ConfigError
 from onward.core.group import ALONE, Group
 from onward.kernels.choice import pin
@@ -24,7 +25,6 @@ from onward.train.launch import Summary, carry_out, train
 from onward.train.parts import Parts, assemble
 from onward.train.schema import shown
 from onward.train.state import Fitted
-from onward.train.tensors import CheckpointError
 
 COMPARED = ("packages", "machine", "capability", "variables", "cuda")
 """Parts of the environment that can change a result in its last bits."""
@@ -83,7 +83,7 @@ def _note_processes(before: Any, now: int, on_event: OnEvent) -> None:
 
 def _obstacles(folder: RunFolder, parts: Parts, fitted: Fitted) -> Iterator[str]:
     """What is not as it was when the run was cut short."""
-    yield from _environment(folder.record(ENV))
+    yield from environment_changes(folder.record(ENV))
     yield from _data(folder.record(DATA), parts)
     yield from _metrics(folder, fitted)
 
@@ -149,7 +149,8 @@ def _settings(before: RunConfig, now: RunConfig) -> Iterator[str]:
     return _differences("", before.model_dump(), now.model_dump())
 
 
-def _environment(before: Mapping[str, Any]) -> Iterator[str]:
+def environment_changes(before: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between the recorded environment and this one, in words."""
     now = environment()
     return _differences("", {k: before.get(k) for k in COMPARED}, {k: now[k] for k in COMPARED})
 

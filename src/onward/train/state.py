@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from onward._tensors import CheckpointError
 from onward.core.group import Group
 from onward.train.score import Score
-from onward.train.tensors import CheckpointError
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from onward._tensors import CheckpointError
 from onward.optim import optimizers, parameter_groups
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
-from onward.train.tensors import CheckpointError
+from reference.learned import choice
 
 
 class Feedback(nn.Module):
@@ -29,9 +30,12 @@ class Feedback(nn.Module):
         self.learned = nn.Parameter(torch.randn(2))
 
 
-def trained(name: str = "adam", updates: int = 3) -> Trained:
+ADAM: dict[str, Any] = {"name": "adam"}
+
+
+def trained(options: dict[str, Any] = ADAM, updates: int = 3) -> Trained:
     net, rule = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), Feedback()
-    optimizer = optimizers.build({"name": name, "lr": 0.1}, parameter_groups(net, rule, 0.0, False))
+    optimizer = optimizers.build({**options, "lr": 0.1}, parameter_groups(net, rule, 0.0, False))
     for _ in range(updates):
         (net(torch.randn(5, 4)).square().sum() + rule.learned.square().sum()).backward()
         optimizer.step()
@@ -41,7 +45,8 @@ def trained(name: str = "adam", updates: int = 3) -> Trained:
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_everything_comes_back(name: str, tmp_path: Path) -> None:
-    here, there = trained(name), trained(name, updates=1)
+    options = choice(name, tmp_path)
+    here, there = trained(options), trained(options, updates=1)
     path = checkpoint.write(tmp_path / "step-3", here, {"epoch": 1})
     checkpoint.read_modules(path, there.net, there.rule)
     checkpoint.read_optimizer(path, there.optimizer)
@@ -188,9 +193,9 @@ def test_a_list_of_hashes_names_the_files_of_a_checkpoint_alone(listed: Any, sai
 
 
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
-    path = checkpoint.write(tmp_path / "step-1", trained("sgd"), {})
+    path = checkpoint.write(tmp_path / "step-1", trained({"name": "sgd"}), {})
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors: does not fit .* it lacks 0\.exp_avg"):
-        checkpoint.read_optimizer(path, trained("adam").optimizer)
+        checkpoint.read_optimizer(path, trained().optimizer)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from onward._tensors import CheckpointError
 from onward.core.errors import ConfigError
 from onward.optim import optimizers, parameter_groups
 from onward.train import RunConfig, RunFolder, checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.folder import LOCK, METRICS, Interface, environment, json_line
 from onward.train.state import Fitted, Progress
-from onward.train.tensors import CheckpointError
 
 
 def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from torch import nn
 
 from onward.optim import allocate_state, optimizers, parameter_groups, schedules
 from onward.optim.schedules import Constant, WarmUp
+from reference.learned import choice
 
 SCHEDULES = [*schedules.names()]
 
@@ -47,14 +50,15 @@ def test_groups_hold_every_parameter_once() -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_state_made_early_changes_no_update(name: str, weight_decay: float) -> None:
+def test_state_made_early_changes_no_update(name: str, weight_decay: float, tmp_path: Path) -> None:
+    options = choice(name, tmp_path, weight_decay=weight_decay)
     torch.manual_seed(0)
     one, other = model(), model()
     other.load_state_dict(one.state_dict())
     x = torch.randn(8, 4)
     for net, early in ((one, False), (other, True)):
         groups = parameter_groups(net, nn.Identity(), weight_decay, decay_all=True)
-        optimizer = optimizers.build({"name": name, "weight_decay": weight_decay}, groups)
+        optimizer = optimizers.build(options, groups)
         if early:
             allocate_state(optimizer)
         for _ in range(3):

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onward._tensors import CheckpointError
 from onward.core.errors import ConfigError
 from onward.core.group import ALONE
 from onward.train import Event, RunFolder, Saved, Started, Warned, assemble, fit, memory, parse_tokens, resume
 from onward.train.folder import DATA, ENV, METRICS
 from onward.train.resume import restore
 from onward.train.state import Fitted, Own, Sums
-from onward.train.tensors import CheckpointError
 from reference.runs import after_calls, assert_same_run, counters, cut, straight
 
 

@@ -19,6 +19,7 @@ from onward.core.errors import OnwardError
 
 MOST_HEADER_BYTES = 16 * 2**20
 MOST_TENSORS = 100_000
+METADATA = "__metadata__"
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -30,9 +31,13 @@ class CheckpointError(OnwardError):
     """A checkpoint that is missing, incomplete, damaged, or of another network."""
 
 
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """The tensors as the bytes of a file; each gets memory of its own, which the format asks for."""
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+def packed(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> bytes:
+    """The tensors as the bytes of a file; each gets memory of its own, which the format asks for.
+
+    ``about`` is what the file says beside them.
+    """
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return save(own, dict(about) if about else None)
 
 
 def read_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,6 +56,19 @@ def read_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def header(path: Path) -> dict[str, Form]:
     """Dtype and shape of every tensor in ``path``, by name; reads none of them. Raises `CheckpointError`."""
+    return {name: _form(entry, name, path) for name, entry in _entries(path).items() if name != METADATA}
+
+
+def about(path: Path) -> dict[str, str]:
+    """What the file says about itself beside its tensors. Raises `CheckpointError`."""
+    found = _entries(path).get(METADATA, {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise CheckpointError(f"{path}: what its header says beside the tensors is no table of texts")
+    return found
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """The header, within limits."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -66,7 +84,7 @@ def header(path: Path) -> dict[str, Form]:
         raise CheckpointError(f"{path}: has no readable header; expected a safetensors file") from None
     if not isinstance(entries, dict) or len(entries) > MOST_TENSORS:
         raise CheckpointError(f"{path}: its header is no table of at most {MOST_TENSORS:,} tensors")
-    return {name: _form(entry, name, path) for name, entry in entries.items() if name != "__metadata__"}
+    return entries
 
 
 def _form(entry: Any, name: str, path: Path) -> Form:
