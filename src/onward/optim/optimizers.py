@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from onward.core.registry import Choice, Registry
 from onward.optim.schedules import schedules
@@ -33,6 +33,13 @@ class SGDOptions(OptimOptions):
     nesterov: bool = Field(False, description="look ahead along the velocity (needs momentum)")
 
 
+class AdagradOptions(OptimOptions):
+    """Options of Adagrad."""
+
+    lr: float = Field(1e-2, gt=0, description="learning rate")
+    eps: float = Field(1e-10, gt=0, description="added to the denominator")
+
+
 class AdamOptions(OptimOptions):
     """Options of Adam and AdamW."""
 
@@ -47,6 +54,10 @@ def _sgd(choice: Any, groups: Groups) -> Optimizer:
 
 def _adam(choice: Any, groups: Groups) -> Optimizer:
     return Adam(groups, lr=choice.lr, betas=(choice.beta1, choice.beta2), eps=choice.eps, fused=_fusible(groups))
+
+
+def _adagrad(choice: Any, groups: Groups) -> Optimizer:
+    return Adagrad(groups, lr=choice.lr, eps=choice.eps)
 
 
 def _adamw(choice: Any, groups: Groups) -> Optimizer:
@@ -87,6 +98,7 @@ optimizers.register(
     "SGD with a velocity, looking ahead",
     defaults={"momentum": 0.9, "nesterov": True},
 )
+optimizers.register("adagrad", AdagradOptions, _adagrad, "Adagrad (Duchi et al. 2011)")
 optimizers.register("adam", AdamOptions, _adam, "Adam (Kingma & Ba 2015)")
 optimizers.register(
     "adamw",
