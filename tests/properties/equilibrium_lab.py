@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onward.core import CrossEntropy, Feedback, Network, evaluate
 from onward.core.interpret import Record
-from onward.core.neuron import Firing, Neuron, State
+from onward.core.neuron import Draw, Firing, Neuron, State, undrawn
 from onward.core.objective import Readout, Weighted
 from onward.core.sequence import Sequence as Stream
 from onward.neurons import IF, LIF, Affine, SoftReset
@@ -53,7 +53,7 @@ class Settled(Affine):
     def __init__(self, charge: float):
         super().__init__(0.5, threshold=charge)
 
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         out = (x / self.threshold).clamp(0, 1)
         return Firing(out, torch.zeros_like(out), state, lambda: x)
 

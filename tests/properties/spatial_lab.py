@@ -27,7 +27,7 @@ from onward.core import (
 from onward.core import Sequence as Input
 from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.neuron import State
+from onward.core.neuron import Draw, State, undrawn
 from onward.core.objective import Loss
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink
@@ -67,10 +67,10 @@ class Identity(Neuron):
         return (torch.zeros_like(like),)
 
     @torch.no_grad()
-    def scan(self, x: Tensor, state: State) -> Firing:
+    def scan(self, x: Tensor, state: State, draw: Draw = undrawn) -> Firing:
         return Firing(x, torch.ones_like(x), (x[-1],), lambda: x)
 
-    def unroll(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def unroll(self, x: Tensor, state: State, draw: Draw = undrawn) -> tuple[Tensor, State, Tensor]:
         return x, (x[-1],), x.detach()
 
     def parameter_grads(self, credit: Tensor, firing: Firing) -> dict[str, Tensor]:
