@@ -287,9 +287,9 @@ def _digits_after(updates: int, lr: float, steps: int, batch: int) -> tuple[floa
 
 
 def test_wz12_mezo_learns_digits_in_a_few_hundred_steps() -> None:
-    loss, accuracy = _digits_after(150, 0.03, 10, 64)
+    loss, accuracy = _digits_after(400, 0.03, 10, 64)
     assert loss < 2.25
-    assert accuracy > 0.2
+    assert accuracy > 0.3
 
 
 @pytest.mark.slow

@@ -77,13 +77,13 @@ def rate_loss() -> Objective:
 
 
 def digits_net(seed: int = 0) -> Network:
-    """64-20-10, leak 0.95, resets one step late, output spikes."""
+    """64-20-10, rectified currents, leak 0.95, resets one step late, output spikes."""
     torch.manual_seed(seed)
 
     def lif() -> nn.Module:
         return LIF(decay=0.95, reset=SoftReset(1 / 0.95), ties_fire=False)
 
-    return Network(nn.Sequential(nn.Linear(64, 20), lif(), nn.Linear(20, 10), lif()))
+    return Network(nn.Sequential(nn.Linear(64, 20), nn.ReLU(), lif(), nn.Linear(20, 10), lif()))
 
 
 def learn(
