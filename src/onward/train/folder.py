@@ -35,6 +35,8 @@ from onward.train.state import Fitted
 
 CONFIG, INTERFACE, ENV, DATA = "config.toml", "interface.json", "env.json", "data.json"
 METRICS, DONE, LOCK = "metrics.jsonl", "DONE", ".lock"
+META = "meta.toml"
+"""In place of `CONFIG` in the folder of a meta-training."""
 PACKAGES = ("torch", "numpy", "numba", "safetensors", "pydantic")
 VARIABLES = ("ONWARD_KERNELS", "ONWARD_WAYS")
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
@@ -72,6 +74,11 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """An existing run; raises `ConfigError` when ``path`` is none."""
+        if (path / META).is_file():
+            raise ConfigError(
+                f"{path} is the folder of a meta-training; go on with: onward meta-train --resume {path}, or train with "
+                "what it made: onward train --optim lstm --optim.weights FILE"
+            )
         if not (path / CONFIG).is_file():
             raise ConfigError(f"{path} is not the folder of a run: it has no {CONFIG}")
         return cls(path)

@@ -22,13 +22,13 @@ from onward.optim import Cell, dc_gain, initial_cell, spectral_radius, write_cel
 from onward.optim.meta import Demand, MetaTrainer, demand
 from onward.train import checkpoint, toml
 from onward.train.events import Ended, Event, OnEvent, Warned, ignore
-from onward.train.folder import DATA, ENV, RunFolder, environment, write_json
+from onward.train.folder import DATA, ENV, META, RunFolder, environment, write_json
 from onward.train.interrupt import Interrupt
 from onward.train.meta_config import MetaRecipe
 from onward.train.meta_tasks import Tasks
 from onward.train.resume import environment_changes
 
-RECIPE, WEIGHTS = "meta.toml", "meta.safetensors"
+WEIGHTS = "meta.safetensors"
 KEPT = 2
 """Checkpoints."""
 PARTS = {"train": "training part", "validation": "validation part", "test": "test split"}
@@ -121,9 +121,9 @@ def resume_meta(path: Path, *, force: bool = False, on_event: OnEvent = ignore) 
 
     Raises `ConfigError` where versions or data have changed, unless ``force``.
     """
-    if not (path / RECIPE).is_file():
-        raise ConfigError(f"{path} is not the folder of a meta-training: it has no {RECIPE}")
-    recipe, folder = MetaRecipe.parse([str(path / RECIPE)]), RunFolder(path)
+    if not (path / META).is_file():
+        raise ConfigError(f"{path} is not the folder of a meta-training: it has no {META}")
+    recipe, folder = MetaRecipe.parse([str(path / META)]), RunFolder(path)
     with folder.held():
         job = _Job(recipe, Tasks(recipe), folder, on_event)
         job.restore(force)
@@ -153,7 +153,7 @@ class _Job:
         """Writes what is known before."""
         write_json(self.folder.path / ENV, environment())
         write_json(self.folder.path / DATA, self.tasks.data_record())
-        write_whole(self.folder.path / RECIPE, toml.dumps(self.recipe.tables()).encode())
+        write_whole(self.folder.path / META, toml.dumps(self.recipe.tables()).encode())
         self.save()
 
     def restore(self, force: bool) -> None:

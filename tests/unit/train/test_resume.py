@@ -150,6 +150,10 @@ def test_lost_metrics_need_force(tokens: list[str]) -> None:
 
 
 def test_no_run_no_resume(tmp_path: Path) -> None:
+    (tmp_path / "meta.toml").touch()
+    with pytest.raises(ConfigError, match="go on with: onward meta-train --resume"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "meta.toml").unlink()
     with pytest.raises(ConfigError, match="is not the folder of a run"):
         resume(tmp_path)
 
