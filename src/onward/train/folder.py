@@ -76,8 +76,8 @@ class RunFolder:
         """An existing run; raises `ConfigError` when ``path`` is none."""
         if (path / META).is_file():
             raise ConfigError(
-                f"{path} is the folder of a meta-training; go on with: onward meta-train --resume {path}, or train with "
-                "what it made: onward train --optim lstm --optim.weights FILE"
+                f"{path} is the folder of a meta-training; go on with: onward meta-train --resume {path}, or train "
+                "with what it made: onward train --optim lstm --optim.weights FILE"
             )
         if not (path / CONFIG).is_file():
             raise ConfigError(f"{path} is not the folder of a run: it has no {CONFIG}")
