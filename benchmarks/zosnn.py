@@ -85,7 +85,7 @@ def figure(title: str, found: dict[str, list[dict[str, Any]]], published: dict[s
         ends = range(WIDTH, min(len(run["losses"]) for run in runs) + 1, WIDTH)
         lines[label] = [(end, mean(mean(run["losses"][end - WIDTH : end]) for run in runs)) for end in ends]
         if label in published:
-            lines[f"{label}, published"] = list(zip((*PUBLISHED, 1875), published[label], strict=True))
+            lines[f"{label}, theirs"] = list(zip((*PUBLISHED, 1875), published[label], strict=True))
     return curves(lines, title, "mini-batches", "training loss")
 
 

@@ -183,6 +183,24 @@ class RayRule(LearningRule):
         """The random directions of mini-batch ``sequence``."""
         return [Ray(draws, self.law, f"probe/{number}", sequence) for number in range(self.directions)]
 
+    @abstractmethod
+    def passes(self, lesson: Lesson) -> list[Any]:
+        """What runs side by side through the sequence; the outputs of the first are those that others see."""
+
+    @abstractmethod
+    def walk(self, lesson: Lesson, one: Any, x: Tensor | SparseRows, see: Callable[[Any], None]) -> Tensor:
+        """A chunk of one pass, which ``see`` looks at."""
+
+    @torch.no_grad()
+    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
+        """See `LearningRule.step`: the first pass alone moves running statistics."""
+        first, *others = self.passes(lesson)
+        out = self.walk(lesson, first, x, lesson.saw)
+        for one in others:
+            with frozen_statistics(lesson.net):
+                self.walk(lesson, one, x, lesson.check)
+        return out
+
     def look(self, slopes: Tensor, silent: Tensor) -> None:
         """Notes the slopes ``[n]`` of the loss along the rays, and which rays were silent."""
         self.looks += 1
@@ -224,23 +242,17 @@ class ProbingRule(RayRule):
         rays, masks = self.rays(lesson.context.draws, lesson.context.sequence), dict[int, Tensor]()
         lesson.carry = Runs(rays=rays, runs=[Run(shift, Carry(masks=masks)) for shift in self.shifts(rays)])
 
-    @torch.no_grad()
-    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
-        """See `LearningRule.step`."""
+    def passes(self, lesson: Lesson) -> list[Run]:
+        """See `RayRule.passes`."""
         assert isinstance(lesson.carry, Runs)
-        first, *others = lesson.carry.runs
-        out = self.walk(lesson, first, x, lesson.saw)
-        for run in others:
-            with frozen_statistics(lesson.net):
-                self.walk(lesson, run, x, lesson.check)
-        return out
+        return lesson.carry.runs
 
-    def walk(self, lesson: Lesson, run: Run, x: Tensor | SparseRows, see: Callable[[Any], None]) -> Tensor:
-        """A chunk of one probe."""
-        walk = Probing(lesson, run, names_of(lesson.net), self.norms)
+    def walk(self, lesson: Lesson, one: Run, x: Tensor | SparseRows, see: Callable[[Any], None]) -> Tensor:
+        """See `RayRule.walk`."""
+        walk = Probing(lesson, one, names_of(lesson.net), self.norms)
         out = run_walk(walk, x)
         see(walk.record)
-        run.add(lesson.objective, out, lesson.y, lesson.context.steps)
+        one.add(lesson.objective, out, lesson.y, lesson.context.steps)
         return out
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from onward.core.errors import ConfigError
 from onward.optim.cell import Cell
-from onward.optim.lstm import LearnedOptions, cell_of
+from onward.optim.lstm import LearnedOptions, cell_of, worked_out
 from onward.optim.optimizers import Groups, optimizers
 
 TAPS = 40
@@ -117,10 +117,7 @@ class ImpulseResponse(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Updates every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = worked_out(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

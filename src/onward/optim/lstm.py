@@ -68,6 +68,14 @@ class _Move:
     start: Tensor
 
 
+def worked_out(closure: Callable[[], float] | None) -> float | None:
+    """The loss that a closure works out; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class LSTMOptimizer(Optimizer):
     """theta <- theta + lr cell(gradient), the update of `Cell` with a state of its own for every coordinate.
 
@@ -107,10 +115,7 @@ class LSTMOptimizer(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Updates every parameter that has a gradient; keeps no graph."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = worked_out(closure)
         moves = [self._move(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if moves:
             self._look_at(moves)

@@ -22,7 +22,6 @@ from torch import Tensor
 from onward.core import tangent
 from onward.core.drawn import Direction, names_of
 from onward.core.draws import Draws, Law, Rademacher
-from onward.core.interpret import frozen_statistics
 from onward.core.norms import Norms, PerStep
 from onward.core.probe import RayRule, drawn, finite, terms
 from onward.core.registry import Choice
@@ -55,20 +54,14 @@ class ForwardGradient(RayRule):
         rays, masks = self.rays(lesson.context.draws, lesson.context.sequence), dict[int, Tensor]()
         lesson.carry = Ways(ways=[tangent.Along(ray, Carry(masks=masks)) for ray in rays])
 
-    @torch.no_grad()
-    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
-        """See `LearningRule.step`."""
+    def passes(self, lesson: Lesson) -> list[tangent.Along]:
+        """See `RayRule.passes`."""
         assert isinstance(lesson.carry, Ways)
-        first, *others = lesson.carry.ways
-        out = self.walk(lesson, first, x, lesson.saw)
-        for along in others:
-            with frozen_statistics(lesson.net):
-                self.walk(lesson, along, x, lesson.check)
-        return out
+        return lesson.carry.ways
 
-    def walk(self, lesson: Lesson, along: tangent.Along, x: Any, see: Callable[[Any], None]) -> Tensor:
-        """A chunk of one direction."""
-        record = tangent.advance(lesson, along, x, names_of(lesson.net), self.norms)
+    def walk(self, lesson: Lesson, one: tangent.Along, x: Tensor | SparseRows, see: Callable[[Any], None]) -> Tensor:
+        """See `RayRule.walk`."""
+        record = tangent.advance(lesson, one, x, names_of(lesson.net), self.norms)
         see(record)
         return record.out
 

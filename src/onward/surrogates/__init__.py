@@ -134,4 +134,4 @@ def _localzo(choice: LocalZOOptions) -> Surrogate:
     return probe.mean(choice.delta) if choice.form == "mean" else windowed(choice.delta, choice.samples, probe)
 
 
-surrogates.register("localzo", LocalZOOptions, _localzo, "zeroth-order estimate, mostly exactly zero (LocalZO)")
+surrogates.register("localzo", LocalZOOptions, _localzo, "zeroth-order estimate, zero far from the threshold")

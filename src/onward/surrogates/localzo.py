@@ -4,14 +4,14 @@
     slope     G(x) = (c / 2 delta) * mean over k = 1..m of |z_k|^alpha 1{|x| < delta |z_k|},   z_k ~ a law of unit scale
 
 With alpha = c = 1 this is the two-point estimate [H(x + delta z) - H(x - delta z)] z / (2 delta). Its mean over z is a
-surrogate (`onward.surrogates.probes`), and so is the mean gradient of whatever rule uses it; what it adds is that
-most slopes are exactly zero. Noise is local, so that its variance does not grow with the network. For the normal law
+surrogate (`onward.surrogates.probes`), and so is the mean gradient of whatever rule uses it; what it adds are slopes
+that are exactly zero. Noise is local, so that its variance does not grow with the network. For the normal law
 
     Var G = (1 / m) [(a phi(a) + Q(a)) / (2 delta^2) - phi(a)^2 / delta^2],   a = |x| / delta,  Q the normal tail
     P(G != 0) = 1 - (1 - 2 Q(a))^m
 
 Draws are keyed by neuron, sample and step, one set for each slope: the reset and the output share it, and so do
-the passes forward and back. Cost: m draws and m passes over x; keeps nothing.
+the passes forward and back. Cost: m draws, and some passes over x for each; keeps nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LocalZO(Surrogate):
         self.delta, self.samples, self.probe = delta, samples, probe or Normal()
         self.law = self.probe.law(delta)
         self.scale = self.probe.factor(delta) / (2 * delta * samples)
-        self._counted: list[Tensor] = []
+        self._counted: Tensor | int = 0
         self._seen = 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -57,13 +57,13 @@ class LocalZO(Surrogate):
         """See `Surrogate.active`."""
         if not self._seen:
             return None
-        share = float(torch.stack(self._counted).sum()) / self._seen
-        self._counted, self._seen = [], 0
+        share = float(self._counted) / self._seen
+        self._counted, self._seen = 0, 0
         return share
 
     def saw(self, slopes: Tensor) -> None:
         """Counts those that are not zero."""
-        self._counted = [torch.stack([*self._counted, slopes.count_nonzero()]).sum()]
+        self._counted = self._counted + slopes.count_nonzero()
         self._seen += slopes.numel()
 
     def __repr__(self) -> str:

@@ -101,7 +101,7 @@ class _Run:
         one looked into."""
         watch = Rates() if self.progress.batch % LOOK_EVERY == 0 else None
         if watch is not None:
-            active(self.parts.net, self.parts.group)  # from here on
+            active(self.parts.net)  # from here on
         with meter(self.parts.device, when=self.progress.updates == 0) as measured:
             outcome = self.guarded(batch, watch)
         self.fitted.peak_bytes = max(self.fitted.peak_bytes, measured.peak_bytes)
