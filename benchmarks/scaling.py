@@ -85,7 +85,7 @@ def volume(rule: str) -> int:
     """Bytes that one process hands to the sums of one update of the default network."""
     parts, _ = assemble(parse_tokens(["--rule", rule, "--data.limit", "256", "--train.batch-size", "128"]))
     group, batch = Counting(), next(parts.batches(0))
-    parts.sink.group = group
+    parts.grads.group = group
     share = Share(2 * len(batch.y), 0, group)
     run_sequence(
         parts.net, parts.rule, parts.objective, batch.x, batch.y, parts.sink,

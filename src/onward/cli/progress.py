@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Started, Warned
+from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Started, TasksTested, Warned
 
 REFRESH_SECONDS, LINE_SECONDS, ROWS = 0.2, 10.0, 12
 
@@ -87,6 +87,8 @@ class View(ABC):
                 self.batch(event)
             case EpochDone():
                 self.epoch(event)
+            case TasksTested():
+                self.say(_tasks(event))
             case Warned():
                 self.say(f"warning: {event.text}")
             case Ended():
@@ -224,6 +226,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _tasks(event: TasksTested) -> str:
+    """Percent of every task, and their mean."""
+    when = f"after lesson {event.lesson}" if event.lesson else "before the first lesson"
+    row = " ".join(f"{value:.1f}" for value in event.accuracies.values())
+    mean = sum(event.accuracies.values()) / len(event.accuracies)
+    return f"all tasks {when} (%): {row}; mean {mean:.2f}"
 
 
 def _rates(rates: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
 from onward.train import Summary, parse_tokens
 from onward.train import train as train_anew
+from onward.train.lessons import Retention
 from onward.train.ranks import group_of, restarted
 from onward.train.resume import train_on
 
@@ -44,4 +45,16 @@ def closing(summary: Summary) -> str:
         return f"What was learned so far is in {summary.run}; go on with: onward resume {summary.run}"
     if summary.test_accuracy is None:
         return f"Not tested. What was learned is in {summary.run}"
+    if summary.stream is not None:
+        return f"{kept(summary.stream)} The run is in {summary.run}"
     return f"Test accuracy {summary.test_accuracy:.2f} % ({summary.reported}). The run is in {summary.run}"
+
+
+def kept(found: Retention) -> str:
+    """What a stream of tasks came to."""
+    text = f"ACC {found.accuracy:.2f} %, the mean over {len(found.tasks)} tasks at the end"
+    if found.backward is not None:
+        text += f"; BWT {found.backward:+.2f} points since each was learned"
+    if found.forward is not None:
+        text += f"; FWT {found.forward:+.2f} points before"
+    return f"{text}."

@@ -48,3 +48,30 @@ class Delay(nn.Module):
     def extra_repr(self) -> str:
         """The number of steps."""
         return f"{self.steps}"
+
+
+class Heads(nn.Module):
+    """The outputs of one task, of ``classes`` each: ``x[..., task * classes : (task + 1) * classes]``.
+
+    Stands behind a readout that serves several tasks; `turn` says whose turn it is. Readouts of the others get no
+    gradient.
+    """
+
+    def __init__(self, tasks: int, classes: int):
+        super().__init__()
+        self.tasks, self.classes, self.task = tasks, classes, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs of the task at hand."""
+        return x[..., self.task * self.classes : (self.task + 1) * self.classes]
+
+    def extra_repr(self) -> str:
+        """How many tasks, of how many classes."""
+        return f"{self.tasks} x {self.classes}"
+
+
+def turn(net: nn.Module, task: int) -> None:
+    """Every `Heads` in ``net`` answers for ``task``; a network without any is left as it is."""
+    for module in net.modules():
+        if isinstance(module, Heads):
+            module.task = task

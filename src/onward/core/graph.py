@@ -91,7 +91,7 @@ class Builder:
         return source
 
 
-def children(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Children by name; unlike `named_children`, a module that stands in two places is listed twice."""
     return [(key, child) for key, child in module._modules.items() if child is not None]
 

@@ -46,6 +46,10 @@ class Sequence(ABC):
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sequence:
         """The same sequence on another device, and in another dtype if one is given."""
 
+    @abstractmethod
+    def permuted(self, order: Tensor) -> Sequence:
+        """The same sequence with feature ``order[i]`` at place i; ``order`` ``[prod(features)]`` is a permutation."""
+
 
 def _check(steps: int, batch: int) -> None:
     if steps < 1:
@@ -79,6 +83,10 @@ class Static(Sequence):
         """See `Sequence.to`."""
         return Static(self.x.to(device, dtype or self.x.dtype), self.steps)
 
+    def permuted(self, order: Tensor) -> Static:
+        """See `Sequence.permuted`."""
+        return Static(self.x.flatten(1)[:, order].view_as(self.x), self.steps)
+
 
 class Frames(Sequence):
     """Dense frames: ``x`` is ``[T, B, *features]``."""
@@ -96,6 +104,10 @@ class Frames(Sequence):
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Frames:
         """See `Sequence.to`."""
         return Frames(self.x.to(device, dtype or self.x.dtype))
+
+    def permuted(self, order: Tensor) -> Frames:
+        """See `Sequence.permuted`."""
+        return Frames(self.x.flatten(2)[:, :, order].view_as(self.x))
 
 
 class Events(Sequence):
@@ -147,4 +159,16 @@ class Events(Sequence):
             self.features,
             values,
             dtype or self.dtype,
+        )
+
+    def permuted(self, order: Tensor) -> Events:
+        """See `Sequence.permuted`."""
+        return Events(
+            order.argsort()[self.indices],
+            self.offsets,
+            self.steps,
+            self.batch,
+            self.features,
+            self.values,
+            self.dtype,
         )

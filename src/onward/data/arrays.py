@@ -147,6 +147,10 @@ class ArrayDataset(Dataset):
         """See `Dataset.batch`."""
         return Batch(self.layout.sequence(self.scale(self.x[ids]), steps), self.y[ids], ids)
 
+    def labels(self) -> Tensor:
+        """See `Dataset.labels`."""
+        return self.y
+
     def fingerprint(self, steps: int) -> str:
         """See `Dataset.fingerprint`."""
         return digest(self.x, self.y, self.layout.axes, self.scale.shift, self.scale.gain)

@@ -205,6 +205,10 @@ class EventDataset(Dataset):
         """See `Dataset.batch`; the first call with another number of steps bins every recording."""
         return Batch(self._binned(steps).events(ids.numpy(), self.features), self.y[ids], ids)
 
+    def labels(self) -> Tensor:
+        """See `Dataset.labels`."""
+        return self.y
+
     def fingerprint(self, steps: int) -> str:
         """See `Dataset.fingerprint`."""
         packed = self._binned(steps)

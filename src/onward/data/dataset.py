@@ -17,12 +17,14 @@ from onward.core.sequence import Sequence
 class Batch(NamedTuple):
     """A mini-batch: inputs over time, labels ``[B]`` int64, and positions in the data set ``[B]`` int64.
 
-    The positions key everything random about a sample, so they do not depend on the batch it comes in.
+    The positions key everything random about a sample, so they do not depend on the batch it comes in. ``task`` is the
+    task of a stream that all samples belong to.
     """
 
     x: Sequence
     y: Tensor
     ids: Tensor
+    task: int = 0
 
 
 class Dataset(ABC):
@@ -45,6 +47,11 @@ class Dataset(ABC):
     def batch(self, ids: Tensor, steps: int) -> Batch:
         """The samples at positions ``ids`` ``[B]`` int64, over ``steps`` time steps."""
 
+    def labels(self) -> Tensor:
+        """The class number of every sample, ``[N]`` int64; here by reading them all."""
+        rows = torch.arange(len(self)).split(READ)
+        return torch.cat([self.batch(ids, self.steps or 1).y for ids in rows])
+
     def fingerprint(self, steps: int) -> str:
         """SHA-256 that tells whether data are the same: here of 256 samples spread over them, and of their number.
 
@@ -56,6 +63,8 @@ class Dataset(ABC):
 
 
 PROBED = 256
+READ = 1024
+"""Samples read at once for their labels."""
 
 
 def digest(*parts: Tensor | np.ndarray | str | int | None) -> str:
@@ -87,6 +96,10 @@ class Subset(Dataset):
     def batch(self, ids: Tensor, steps: int) -> Batch:
         """See `Dataset.batch`."""
         return self.dataset.batch(self.rows[ids], steps)._replace(ids=ids)
+
+    def labels(self) -> Tensor:
+        """See `Dataset.labels`."""
+        return self.dataset.labels()[self.rows]
 
     def fingerprint(self, steps: int) -> str:
         """See `Dataset.fingerprint`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from typing import Any
 
@@ -19,10 +19,10 @@ from onward.data.dataset import Batch, Dataset
 Augment = Callable[[Batch, int], Batch]
 
 
-def order(seed: int, epoch: int, count: int) -> Tensor:
-    """A permutation of ``range(count)`` that is a pure function of (seed, epoch, count): ``[count]`` int64."""
+def order(seed: int, epoch: int, count: int, owner: str = "loader") -> Tensor:
+    """A permutation of ``range(count)`` that is a pure function of (seed, owner, epoch, count): ``[count]`` int64."""
     one, like = torch.zeros(1, dtype=torch.int64), torch.zeros((), dtype=torch.float64)
-    scores = KeyedDraws(seed).draw(Uniform(), Key("order", "loader", epoch), one, torch.arange(count), (), like)
+    scores = KeyedDraws(seed).draw(Uniform(), Key("order", owner, epoch), one, torch.arange(count), (), like)
     return scores[0].argsort(stable=True)
 
 
@@ -97,6 +97,35 @@ class Loader:
         if self._drawn is None or self._drawn[0] != epoch:
             self._drawn = epoch, order(self.seed, epoch, len(self.dataset))
         return self._drawn[1]
+
+
+class Mixed(Loader):
+    """Mini-batches of several ``loaders``, spread evenly over an epoch; each is of one of them.
+
+    Every loader shuffles for itself; which one gives mini-batch number n is the same in all epochs.
+    """
+
+    def __init__(self, loaders: Sequence[Loader], workers: int = 0):
+        first = loaders[0]
+        super().__init__(first.dataset, first.batch_size, first.steps, seed=first.seed, group=first.group)
+        self.loaders = tuple(loaders)
+        places = [((i + 1) / len(loader), k, i) for k, loader in enumerate(loaders) for i in range(len(loader))]
+        self._places = [(k, i) for _, k, i in sorted(places)]
+        self.workers = Workers(self.batch, workers) if workers else None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def size(self, number: int) -> int:
+        """See `Loader.size`."""
+        loader, own = self._places[number]
+        return self.loaders[loader].size(own)
+
+    def batch(self, place: tuple[int, int]) -> Batch:
+        """See `Loader.batch`."""
+        epoch, number = place
+        loader, own = self._places[number]
+        return self.loaders[loader].batch((epoch, own))
 
 
 class Workers:

@@ -1,5 +1,5 @@
 """Pictures of runs, as SVG that needs no library to draw and none to show."""
 
-from onward.report.figures import bars, curves
+from onward.report.figures import bars, curves, heatmap
 
-__all__ = ["bars", "curves"]
+__all__ = ["bars", "curves", "heatmap"]

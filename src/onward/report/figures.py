@@ -1,4 +1,4 @@
-"""Line and bar charts as plain SVG."""
+"""Line and bar charts, and tables of shades, as plain SVG."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ Point = tuple[float, float]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 40, 52
 BAR, BAR_LEFT, MARGIN = 22, 160, 60
+CELL, CELL_LEFT = 28, 90
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,46 @@ def bars(values: Mapping[str, float], title: str, x_label: str, reference: float
             "</svg>\n",
         ]
     )
+
+
+def heatmap(rows: Mapping[str, Sequence[float]], columns: Sequence[str], title: str, x_label: str, y_label: str) -> str:
+    """One cell for each number of the ``rows``, darker where it is larger, and the number in it.
+
+    >>> heatmap({"after 1": [98.0, 50.0]}, ["1", "2"], "split", "task", "accuracy (%)").count("<rect")
+    3
+    """
+    wide, bottom = (WIDTH - MARGIN - CELL_LEFT) / max(1, len(columns)), TOP + CELL * max(1, len(rows))
+    middle = (CELL_LEFT + WIDTH - MARGIN) / 2
+    values = [value for row in rows.values() for value in row if isfinite(value)]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    cells = [
+        _cell(CELL_LEFT + place * wide, TOP + line * CELL, wide, value, (value - low) / (high - low or 1))
+        for line, row in enumerate(rows.values())
+        for place, value in enumerate(row)
+    ]
+    return "\n".join(
+        [
+            *_head(title, bottom + BOTTOM),
+            _text(middle, 24, f"{title}, {y_label}", "middle", size=16),
+            _text(middle, bottom + 40, x_label, "middle"),
+            *(_text(CELL_LEFT + (k + 0.5) * wide, bottom + 20, name, "middle") for k, name in enumerate(columns)),
+            *(_text(CELL_LEFT - 8, TOP + (k + 0.5) * CELL + 4, name, "end") for k, name in enumerate(rows)),
+            *cells,
+            "</svg>\n",
+        ]
+    )
+
+
+def _cell(left: float, top: float, wide: float, value: float, share: float) -> str:
+    """White to blue; numbers stay readable on both."""
+    shade = ",".join(str(round(255 + share * (end - 255))) for end in (0, 114, 178))
+    place = f'x="{left:.1f}" y="{top:.1f}" width="{wide - 1:.1f}" height="{CELL - 1}"'
+    number = _text(left + wide / 2, top + CELL / 2 + 4, f"{value:.1f}", "middle", colour=_ink(share))
+    return f'<rect {place} fill="rgb({shade})"/>{number}'
+
+
+def _ink(share: float) -> str:
+    return "#ffffff" if share > 0.5 else "#222222"
 
 
 def _bars(values: Mapping[str, float], x: Axis, reference: float) -> Iterator[str]:

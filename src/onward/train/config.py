@@ -11,12 +11,14 @@ from onward.core.errors import ConfigError
 from onward.core.objective import objectives
 from onward.core.registry import Choice
 from onward.data import datasets
+from onward.data.streams import streams
 from onward.models import models
 from onward.neurons import neurons
 from onward.optim import optimizers
 from onward.rules import rules
 
 DataField = Annotated[SerializeAsAny[Choice], BeforeValidator(datasets.parse)]
+StreamField = Annotated[SerializeAsAny[Choice], BeforeValidator(streams.parse)]
 ModelField = Annotated[SerializeAsAny[Choice], BeforeValidator(models.parse)]
 NeuronField = Annotated[SerializeAsAny[Choice], BeforeValidator(neurons.parse)]
 RuleField = Annotated[SerializeAsAny[Choice], BeforeValidator(rules.parse)]
@@ -92,6 +94,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: DataField = Field(default=datasets.parse("mnist"), description="what is learned")
+    stream: StreamField = Field(default=streams.parse("none"), description="tasks that are learned one after the other")
     model: ModelField = Field(default=models.parse("mlp"), description="the network's layers")
     neuron: NeuronField = Field(default=neurons.parse("lif"), description="the neurons between the layers")
     rule: RuleField = Field(default=rules.parse("opzo"), description="how credit is assigned")

@@ -48,7 +48,8 @@ class EpochDone(Event):
     """An epoch ended; ``score`` is on ``judged_on`` ("validation" or "test"), None where none was due.
 
     ``skipped`` counts mini-batches that were left out; ``alarms`` name layers that are silent or saturated; ``active``
-    is the share of slopes that were not zero, by layer, as last looked at, for surrogates that count them.
+    is the share of slopes that were not zero, by layer, as last looked at, for surrogates that count them. ``lesson``
+    is the part of a stream at hand.
     """
 
     epoch: int
@@ -60,8 +61,17 @@ class EpochDone(Event):
     rule: Mapping[str, float]
     score: Score | None
     judged_on: str
+    lesson: int = 0
     skipped: int = 0
     alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TasksTested(Event):
+    """All tasks of a stream were tested after ``lesson`` (counted from 1; 0: before all): percent of each, by name."""
+
+    lesson: int
+    accuracies: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from time import perf_counter
 
 from onward.core import Outcome, Rates, active, run_sequence
 from onward.core.errors import NonFiniteError
+from onward.core.glue import turn
 from onward.data import Batch
 from onward.kernels.choice import used
 from onward.kernels.fused import fusing
@@ -82,7 +83,7 @@ class _Run:
         self.warming: list[tuple[Pace, Pace]] = []
         self.guard = GUARDS[config.on_nonfinite](parts, self.warn)
         if fitted.full_precision:
-            parts.sink.products = None
+            parts.grads.products = None
 
     def train_epoch(self) -> None:
         """What is left of a pass over the data, then the evaluation, a line in the log, a checkpoint."""
@@ -126,7 +127,8 @@ class _Run:
     def learn(self, batch: Batch, watch: Rates | None) -> Outcome:
         """Deposits, and the update they make: after the sequence, or after every step for an online rule."""
         parts, online = self.parts, self.parts.rule.traits.updates == "step"
-        parts.updater.begin(self.progress.updates)
+        parts.updater.begin(self.progress.epoch * len(parts.loader) + self.progress.batch)
+        turn(parts.net, batch.task)
         outcome = run_sequence(
             parts.net,
             parts.rule,
@@ -190,6 +192,7 @@ class _Run:
             active=dict(sums.active),
             rule=self.parts.rule.metrics(),
             score=judged,
+            lesson=self.progress.lesson,
             judged_on="validation" if self.parts.validation else "test",
             skipped=sums.skipped,
             alarms=tuple(alarms(judged.rates if judged else sums.rates)),
@@ -207,7 +210,7 @@ class _Run:
         progress, parts = self.progress, self.parts
         if progress.epoch % self.config.eval_every and progress.epoch < self.config.epochs:
             return None
-        found = score(parts.net, parts.objective, parts.validation or parts.test, parts.device, parts.chunk)
+        found = score(parts.net, parts.objective, parts.judge, parts.device, parts.chunk)
         self.fitted.score, self.fitted.scored_epoch = found, progress.epoch
         if parts.validation is not None:
             better = found.accuracy > progress.best_accuracy
@@ -252,7 +255,7 @@ class _Run:
         """A checkpoint of this moment, if there is a folder; all processes take part, one writes."""
         now = perf_counter()
         self.progress.seconds, self.began = self.progress.seconds + now - self.began, now
-        self.fitted.full_precision, self.own.ways = self.parts.sink.products is None, used()
+        self.fitted.full_precision, self.own.ways = self.parts.grads.products is None, used()
         self.fitted.collect(self.parts.group)
         if self.folder is None:
             return None

@@ -44,10 +44,14 @@ CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
 @dataclass(frozen=True)
 class Interface:
-    """What a network takes and gives: the shape of one time step of one sample, and the number of classes."""
+    """What a network takes and gives: the shape of one time step of one sample, and the number of classes.
+
+    ``heads`` is the number of tasks that have outputs of their own.
+    """
 
     features: tuple[int, ...]
     classes: int
+    heads: int = 1
 
 
 class RunFolder:
@@ -103,7 +107,7 @@ class RunFolder:
         """What the run's network takes and gives."""
         read = self.record(INTERFACE)
         try:
-            return Interface(tuple(map(int, read["features"])), int(read["classes"]))
+            return Interface(tuple(map(int, read["features"])), int(read["classes"]), int(read.get("heads", 1)))
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{self.path / INTERFACE} does not say what the network takes and gives") from None
 

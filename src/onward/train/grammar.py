@@ -3,7 +3,7 @@
 Every field is a flag: ``--train.epochs 5``, ``--train.epochs=5``; dashes and underscores are the same. A
 choice takes its name directly: ``--rule opzo`` is ``--rule.name opzo``. Lists are ``800 800`` or ``[800,800]``;
 switches are ``--x.y``, ``--no-x.y`` or ``--x.y false``. Flags win over the recipe, the recipe over what its rule
-brings, and that over the defaults.
+or stream brings, and that over the defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from onward.core.errors import ConfigError, UnknownName, nearest
-from onward.core.registry import describe
+from onward.core.registry import Registry, describe
+from onward.data.streams import streams
 from onward.rules import rules
 from onward.train import toml
 from onward.train.config import RunConfig
@@ -38,6 +39,8 @@ from onward.train.schema import (
 
 Config = TypeVar("Config", bound=BaseModel)
 
+BRINGING: dict[str, Registry[Any]] = {"rule": rules, "stream": streams}
+"""Sections whose choices bring defaults for others."""
 MOST_DEPTH = 16
 """Of tables in tables; no field lies deeper than four, and what lies deeper than this is one that no table has."""
 
@@ -118,21 +121,23 @@ class Request:
         return any(setting.target == path for setting in (*self.recipe, *self.flags))
 
     def over(self, base: RunConfig, rule: str | None = None) -> RunConfig:
-        """``base`` with the recipe, then the flags; a rule that either names anew brings its defaults under them.
+        """``base`` with the recipe, then the flags; a rule or stream that either names anew brings its defaults under
+        them.
 
         What the recipe's rule brings is the recipe's. A rule that comes with the flags (``rule``, where it is none of
         theirs) brings what it has for sections that the recipe leaves out. Raises as `parse_tokens` does.
         """
-        first = _brought(_named(self.recipe, "rule"), self.recipe, base)
+        first = _brought({s: _named(self.recipe, s) for s in BRINGING}, self.recipe, base)
         told = apply(self.recipe, apply(first, base))
         settled = {setting.path[0] for setting in (*first, *self.recipe)}
-        second = _brought(rule or _named(self.flags, "rule"), self.flags, told)
+        named = {s: _named(self.flags, s) for s in BRINGING}
+        second = _brought({**named, "rule": rule or named["rule"]}, self.flags, told)
         return apply(self.flags, apply([setting for setting in second if setting.path[0] not in settled], told))
 
 
 def brought_flags(rule: str) -> list[str]:
     """What ``rule`` brings for other sections, as the flags that say the same; raises `UnknownName`."""
-    return [token for setting in _brings(rule) for token in (flag(setting.target), *typed(setting.value))]
+    return [token for setting in _brings("rule", rule) for token in (flag(setting.target), *typed(setting.value))]
 
 
 def apply(settings: Iterable[Setting], base: Config) -> Config:
@@ -151,15 +156,14 @@ def apply(settings: Iterable[Setting], base: Config) -> Config:
         raise ConfigError(describe(error, "configuration")) from None
 
 
-def _brings(rule: str) -> list[Setting]:
-    return list(_flatten(rules.entry(rule).brings, (), f"what rule {rule} brings"))
+def _brings(section: str, name: str) -> list[Setting]:
+    return list(_flatten(BRINGING[section].entry(name).brings, (), f"what {section} {name} brings"))
 
 
-def _brought(rule: str | None, settings: Sequence[Setting], below: RunConfig) -> list[Setting]:
-    """What ``rule`` brings if it is new to ``below``, without the choices that ``settings`` make otherwise."""
-    if rule is None or rule == below.rule.name:
-        return []
-    brought = _brings(rule)
+def _brought(named: Mapping[str, str | None], settings: Sequence[Setting], below: RunConfig) -> list[Setting]:
+    """What the choices ``named`` bring if they are new to ``below``, without those that ``settings`` make otherwise."""
+    new = {section: name for section, name in named.items() if name not in (None, getattr(below, section).name)}
+    brought = [setting for section, name in new.items() if name for setting in _brings(section, name)]
     kept = {section for section in {s.path[0] for s in brought} if _agree(section, brought, settings, below)}
     return [setting for setting in brought if setting.path[0] in kept]
 

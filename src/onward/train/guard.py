@@ -99,9 +99,9 @@ class FullPrecision(Undoing):
     def mend(self, error: NonFiniteError) -> bool:
         """See `Guard.mend`."""
         self.undo(error)
-        if self.parts.sink.products is None:
+        if self.parts.grads.products is None:
             raise error
-        self.parts.sink.products = None
+        self.parts.grads.products = None
         self.tell(f"products are computed in float32 from here on: {error}")
         return True
 

@@ -23,9 +23,10 @@ from onward.train.events import Ended, OnEvent, Started, ignore
 from onward.train.fit import fit
 from onward.train.folder import RunFolder, write_json
 from onward.train.interrupt import Interrupt
+from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.memory import meter
 from onward.train.parts import Parts, assemble, build_network, check_device
-from onward.train.score import Score, score
+from onward.train.score import score
 from onward.train.state import Fitted
 
 
@@ -34,7 +35,8 @@ class Summary:
     """What a training run came to; accuracies in percent, None where the run was interrupted before a test.
 
     ``reported`` says which weights were tested; ``peak_bytes`` is memory above parameters and optimiser;
-    ``fingerprint`` is a hash of these weights and of what the rule has learned.
+    ``fingerprint`` is a hash of these weights and of what the rule has learned. Of a ``stream`` of tasks, the accuracy
+    is the mean over all of them at the end.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Summary:
     interrupted: bool
     seconds: float
     fingerprint: str
+    stream: Retention | None = None
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,23 @@ def carry_out(
     title = f"{name} on {config.data.name}, {config.model.name}, {config.device}"
     done = fitted.progress.updates
     path = Path(parts.group.gather(str(folder.path) if folder else "")[0])
-    on_event(Started(title, config.train.epochs, len(parts.loader), parameters, path, done))
+    start, stream = Started(title, config.train.epochs, len(parts.loader), parameters, path, done), None
     with Interrupt() as interrupt:
-        fit(parts, config.train, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
-    tested, reported = _final(parts, config, folder, fitted)
+        if len(parts.stream.tasks) == 1:
+            on_event(start)
+            fit(parts, config.train, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
+        else:
+            learn(parts, config, start, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
+            stream = (
+                retention([task.name for task in parts.stream.tasks], fitted.matrix) if not fitted.interrupted else None
+            )
+    accuracy, loss, reported = _stream_score(stream) if stream else _final(parts, config, folder, fitted)
+    if folder is not None and stream is not None:
+        (folder.figures / "tasks.svg").write_text(figure(stream, title), encoding="utf-8")
     summary = Summary(
         run=str(path),
-        test_accuracy=tested.accuracy if tested else None,
-        test_loss=tested.loss if tested else None,
+        test_accuracy=accuracy,
+        test_loss=loss,
         samples_per_second=fitted.pace.per_second,
         peak_bytes=fitted.peak_bytes,
         parameters=parameters,
@@ -113,32 +125,42 @@ def carry_out(
         interrupted=fitted.interrupted,
         seconds=earlier + perf_counter() - began,
         fingerprint=parts.trained.fingerprint(),
+        stream=stream,
     )
     if folder is not None and not fitted.interrupted:
         folder.done(asdict(summary))
     return summary
 
 
-def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fitted) -> tuple[Score | None, str]:
-    """The test score of a finished run, and in words which weights it belongs to."""
-    progress = fitted.progress
-    if parts.validation is None and fitted.score is not None:
-        return fitted.score, f"epoch {fitted.scored_epoch}, the last"
+Tested = tuple[float | None, float | None, str]
+"""Accuracy and loss, and in words which weights they belong to."""
+
+
+def _stream_score(found: Retention) -> Tested:
+    return found.accuracy, None, f"the mean over {len(found.tasks)} tasks after the last lesson"
+
+
+def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fitted) -> Tested:
+    """The test score of a finished run."""
+    progress, last = fitted.progress, fitted.score
+    if parts.validation is None and last is not None and len(parts.stream.tasks) == 1:
+        return last.accuracy, last.loss, f"epoch {fitted.scored_epoch}, the last"
     if fitted.interrupted:
-        return None, "not tested"
+        return None, None, "not tested"
     best = progress.best_epoch if parts.validation is not None and config.train.keep_best else 0
     if best:
         if folder is not None:
             checkpoint.read_modules(folder.trained(), parts.net, parts.rule)
         parts.equalise()
     reported = f"epoch {best}, the best on held-out data" if best else f"epoch {progress.epoch}, the last"
-    return score(parts.net, parts.objective, parts.test, parts.device, parts.chunk), reported
+    found = score(parts.net, parts.objective, parts.tests[0], parts.device, parts.chunk)
+    return found.accuracy, found.loss, reported
 
 
 def load_network(folder: RunFolder, device: str) -> Network:
     """The trained network of a run; needs none of the data it was trained on."""
     interface = folder.interface()
-    net = build_network(folder.config(), interface.features, interface.classes)
+    net = build_network(folder.config(), interface)
     checkpoint.read_modules(folder.trained(), net)
     return net.to(check_device(device))
 

@@ -14,6 +14,7 @@ from onward.core.rule import LearningRule
 from onward.data import Batch, Dataset, Loader, augmentation, load
 from onward.optim.meta import Look, Optimizee
 from onward.rules import rules
+from onward.train.folder import Interface
 from onward.train.meta_config import MetaRecipe
 from onward.train.parts import (
     PRODUCTS,
@@ -114,7 +115,7 @@ class Tasks:
     def _task(self, number: int, data: Dataset) -> RuleTask:
         seed = (self.recipe.run.seed * 2**20 + number) % 2**63
         run = self.recipe.run.model_copy(update={"seed": seed})
-        net = build_network(run, data.features, self.classes).to(self.device)
+        net = build_network(run, Interface(tuple(data.features), self.classes)).to(self.device)
         rule, draws = rules.build(run.rule), KeyedDraws(seed)
         if rule.traits.updates == "step":
             raise ConfigError(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence
+from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence, Sink
 from onward.core.errors import ConfigError
-from onward.core.graph import Kind
+from onward.core.glue import Heads
+from onward.core.graph import Kind, children
 from onward.core.group import ALONE, Group, Share
 from onward.core.interpret import shapes
 from onward.core.objective import objectives
 from onward.core.run import auto_chunk, fit_chunk
-from onward.data import Batch, Dataset, Loader, Subset, augmentation, load
+from onward.data import Batch, Dataset, Loader, Subset, augmentation
+from onward.data.loader import Mixed
+from onward.data.streams import Stream, StreamChoice, streams
 from onward.models import models
 from onward.neurons import neurons
 from onward.optim import optimizers, parameter_groups, schedules
@@ -38,13 +43,16 @@ class Parts:
     net: Network
     rule: LearningRule
     objective: Objective
-    sink: GradSink
+    grads: GradSink
+    sink: Sink
     updater: Updater
     draws: KeyedDraws
     trained: Trained
+    stream: Stream
+    lesson: int
     loader: Loader
     validation: Loader | None
-    test: Loader
+    tests: tuple[Loader, ...]
     interface: Interface
     device: str
     chunk: int
@@ -53,12 +61,26 @@ class Parts:
 
     def share(self, number: int) -> Share:
         """This process's part of mini-batch ``number`` of an epoch."""
-        return Share(self.loader.size(number), self.loader.part(number).start, self.group, self.norms)
+        return self.share_of(self.loader, number)
+
+    def share_of(self, loader: Loader, number: int) -> Share:
+        """This process's part of mini-batch ``number`` of ``loader``."""
+        return Share(loader.size(number), loader.part(number).start, self.group, self.norms)
+
+    @property
+    def judge(self) -> Loader:
+        """What tells how well the network does: held-out data, or the tests of the lesson's own task (the last one)."""
+        return self.validation or self.tests[self.task]
+
+    @property
+    def task(self) -> int:
+        """The task of the lesson at hand; of several, the last one."""
+        return self.stream.lessons[self.lesson][-1]
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The mini-batches of an epoch from number ``first`` on, on the device."""
         for batch in self.loader.epoch(epoch, first):
-            yield Batch(batch.x.to(self.device), batch.y.to(self.device), batch.ids)
+            yield Batch(batch.x.to(self.device), batch.y.to(self.device), batch.ids, batch.task)
 
     def update(self) -> None:
         """Flush, check, clip, step; running statistics that processes took apart become their mean."""
@@ -74,58 +96,62 @@ class Parts:
 
     def data_record(self) -> dict[str, Any]:
         """What tells whether data are the same: sizes and hashes of every split, the held-out one included."""
-        loaders = {"train": self.loader, "validation": self.validation, "test": self.test}
-        return {
-            split: {"samples": len(loader.dataset), "sha256": loader.dataset.fingerprint(loader.steps)}
-            for split, loader in loaders.items()
-            if loader is not None
-        }
+        held = {"validation": self.validation.dataset} if self.validation is not None else {}
+        return {name: self._recorded(data) for name, data in {**self._splits(), **held}.items()}
+
+    def _splits(self) -> dict[str, Dataset]:
+        if len(self.tests) == 1:
+            return {"train": self.loader.dataset, "test": self.tests[0].dataset}
+        each = {task.name: task.split for task in self.stream.tasks}
+        named = ({f"{name}, train": split.train, f"{name}, test": split.test} for name, split in each.items())
+        return dict(chain.from_iterable(splits.items() for splits in named))
+
+    def _recorded(self, data: Dataset) -> dict[str, Any]:
+        return {"samples": len(data), "sha256": data.fingerprint(self.loader.steps)}
 
 
 def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]:
     """Builds what ``config`` describes, and the same configuration with nothing left to be decided.
 
-    Each process of ``group`` gets its own part of the data; weights and feedback start as the first process has them.
+    Of a stream, these are the parts of its first lesson; `turned` makes those of the others. Each process of ``group``
+    gets its own part of the data; weights and feedback start as the first process has them.
     Raises `OnwardError` when data, network, rule and objective do not fit, or the device is not there.
     """
     device = check_device(config.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    split = load(config.data)
-    steps = resolve_steps(split.train, config.train.steps)
-    train, held = hold_out(split.train, config.train.validation, config.seed)
-    net = build_network(config, split.train.features, split.train.classes).to(device)
+    stream = streams.build(config.stream, config.data, config.seed)
+    first = stream.tasks[0].split.train
+    steps = resolve_steps(first, config.train.steps)
+    interface = Interface(tuple(first.features), stream.classes, stream.heads)
+    net = build_network(config, interface).to(device)
     config = config.model_copy(update={"objective": resolve_objective(config)})
     rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
-    sample = split.train.batch(torch.arange(1), steps).x.to(device)
+    sample = first.batch(torch.arange(1), steps).x.to(device)
     rule.bind(net, objective, sample, draws)
     rule.to(device)
     chunk = resolve_chunk(config, net, rule, sample, draws)
-    size = config.train.batch_size
-    loader = Loader(
-        train,
-        size,
-        steps,
-        seed=config.seed,
-        augment=augmentation(config.data, config.seed),
-        workers=config.train.workers,
-        drop_last=config.train.drop_last,
-        group=group,
-    )
-    sink = GradSink(net, PRODUCTS[config.precision], group)
+    resolved = {"steps": steps, "chunk": chunk, "threads": torch.get_num_threads()}
+    config = config.model_copy(update={"train": config.train.model_copy(update=resolved)})
+    loader, held = _lesson(config, stream, 0, group)
+    grads = GradSink(net, PRODUCTS[config.precision], group)
+    sink = grads
     updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(
         net=net,
         rule=rule,
         objective=objective,
+        grads=grads,
         sink=sink,
         updater=updater,
         draws=draws,
         trained=Trained(net, rule, updater.optimizer),
+        stream=stream,
+        lesson=0,
         loader=loader,
-        validation=Loader(held, size, steps, shuffle=False, group=group) if held else None,
-        test=Loader(split.test, size, steps, shuffle=False, group=group),
-        interface=Interface(tuple(split.train.features), split.train.classes),
+        validation=held,
+        tests=tuple(_judge(config, task.split.test, group) for task in stream.tasks),
+        interface=interface,
         device=device,
         chunk=chunk,
         group=group,
@@ -133,8 +159,62 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     )
     check_parts(parts)
     parts.equalise()
-    resolved = {"steps": steps, "chunk": chunk, "threads": torch.get_num_threads()}
-    return parts, config.model_copy(update={"train": config.train.model_copy(update=resolved)})
+    return parts, config
+
+
+def turned(parts: Parts, config: RunConfig, lesson: int) -> Parts:
+    """The parts of another lesson of the stream: its data, and an optimiser that starts anew.
+
+    ``config`` is resolved, as `assemble` returns it. Beyond the first lesson `settle` holds what must not move.
+    """
+    if lesson > 0 and cast(StreamChoice, config.stream).freeze:
+        settle(parts.net)
+    loader, held = _lesson(config, parts.stream, lesson, parts.group)
+    updater = _updater(config.optim, parts.net, parts.rule, parts.sink, config.train.epochs * len(loader))
+    trained = Trained(parts.net, parts.rule, updater.optimizer)
+    found = replace(parts, lesson=lesson, loader=loader, validation=held, updater=updater, trained=trained)
+    check_parts(found)
+    return found
+
+
+def settle(net: Network) -> None:
+    """Holds all that is not the weight of a synapse: biases, normalisation with its statistics, thresholds."""
+    for parameter in net.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.dim() > 1)
+    for node in net.of(Kind.NORM):
+        node.module.eval()
+
+
+def _lesson(config: RunConfig, stream: Stream, lesson: int, group: Group) -> tuple[Loader, Loader | None]:
+    """What a lesson learns from, and what it holds out."""
+    numbers, fraction = stream.lessons[lesson], config.train.validation
+    halves = [hold_out(stream.tasks[number].split.train, fraction, config.seed) for number in numbers]
+    loaders = [
+        _learner(config, data, (config.seed + (number << 20)) % 2**63, group)
+        for number, (data, _) in zip(numbers, halves, strict=True)
+    ]
+    held = halves[0][1]
+    judge = None if held is None else _judge(config, held, group)
+    return (loaders[0] if len(loaders) == 1 else Mixed(loaders, config.train.workers)), judge
+
+
+def _learner(config: RunConfig, data: Dataset, seed: int, group: Group) -> Loader:
+    assert config.train.steps is not None
+    return Loader(
+        data,
+        config.train.batch_size,
+        config.train.steps,
+        seed=seed,
+        augment=augmentation(config.data, seed),
+        workers=config.train.workers,
+        drop_last=config.train.drop_last,
+        group=group,
+    )
+
+
+def _judge(config: RunConfig, data: Dataset, group: Group) -> Loader:
+    assert config.train.steps is not None
+    return Loader(data, config.train.batch_size, config.train.steps, shuffle=False, group=group)
 
 
 def _running(net: Network) -> list[Tensor]:
@@ -150,17 +230,22 @@ def check_parts(parts: Parts) -> None:
             f"the last mini-batch of an epoch has {loader.size(len(loader) - 1)} samples, fewer than the {size} "
             "processes; add --train.drop-last, or choose another --train.batch-size"
         )
-    for judge in (parts.validation, parts.test):
+    for judge in (parts.validation, *parts.tests):
         if judge is not None and judge.size(0) < size:
             raise ConfigError(
                 f"{judge.size(0)} samples to test on cannot be shared by {size} processes; use fewer processes"
             )
 
 
-def build_network(config: RunConfig, features: tuple[int, ...], classes: int) -> Network:
-    """The configured network for samples of shape ``features``, with initial weights fixed by the seed."""
+def build_network(config: RunConfig, interface: Interface) -> Network:
+    """The configured network for what it takes and gives, with initial weights fixed by the seed."""
     torch.manual_seed(config.seed)
-    return models.build(config.model, features, classes, lambda: neurons.build(config.neuron))
+    outputs = interface.classes * interface.heads
+    net = models.build(config.model, interface.features, outputs, lambda: neurons.build(config.neuron))
+    if interface.heads == 1:
+        return net
+    heads = Heads(interface.heads, interface.classes)
+    return Network(nn.Sequential(OrderedDict((*children(net), ("heads", heads)))))
 
 
 def check_device(device: str) -> str:
@@ -217,7 +302,7 @@ def resolve_chunk(config: RunConfig, net: Network, rule: LearningRule, sample: S
     return fit_chunk(net, rule, min(chunk, sample.steps), sample.steps, online=rule.traits.updates == "step")
 
 
-def _updater(options: Any, net: Network, rule: nn.Module, sink: GradSink, total: int) -> Updater:
+def _updater(options: Any, net: Network, rule: nn.Module, sink: Sink, total: int) -> Updater:
     groups = parameter_groups(net, rule, options.weight_decay, options.decay_all)
     if not groups:
         raise ConfigError("the network has no parameters to train; add a layer with weights")

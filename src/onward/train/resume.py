@@ -22,7 +22,7 @@ from onward.train.events import OnEvent, Warned, ignore
 from onward.train.folder import CONFIG, DATA, DONE, ENV, METRICS, RunFolder, environment
 from onward.train.grammar import with_flags
 from onward.train.launch import Summary, carry_out, train
-from onward.train.parts import Parts, assemble
+from onward.train.parts import Parts, assemble, turned
 from onward.train.schema import shown
 from onward.train.state import Fitted
 
@@ -54,14 +54,14 @@ def resume(
         parts, resolved = assemble(config, group)
         fitted = Fitted()
         if group.rank == 0:
-            fitted = restore(folder, parts, on_event)
+            parts, fitted = restore(folder, parts, resolved, on_event)
             obstacles = [*_settings(recorded, config), *_obstacles(folder, parts, fitted)]
             _overcome(path, obstacles, force, on_event)
             _note_processes(folder.record(ENV).get("processes", 1), group.size, on_event)
             if obstacles or not (folder.path / DATA).is_file():
                 folder.begin(resolved, parts.interface, parts.data_record(), group.size)
             (folder.path / DONE).unlink(missing_ok=True)
-        fitted = shared(fitted, parts)
+        parts, fitted = shared(fitted, parts, resolved)
         first = folder if group.rank == 0 else None
         return carry_out(parts, resolved, first, fitted, on_event, config.rule.name, began)
 
@@ -88,13 +88,20 @@ def _obstacles(folder: RunFolder, parts: Parts, fitted: Fitted) -> Iterator[str]
     yield from _metrics(folder, fitted)
 
 
-def shared(fitted: Fitted, parts: Parts) -> Fitted:
+def shared(fitted: Fitted, parts: Parts, config: RunConfig) -> tuple[Parts, Fitted]:
     """What the first process has read, in every process; each takes the ways of its kernels from it."""
     told = parts.group.gather(json.dumps(fitted.to_json()) if parts.group.rank == 0 else "")
-    parts.equalise()
     fitted = Fitted.from_json(json.loads(told[0]))
+    parts = at_lesson(parts, config, fitted)
+    parts.equalise()
     pin(fitted.own(parts.group).ways)
-    return fitted
+    return parts, fitted
+
+
+def at_lesson(parts: Parts, config: RunConfig, fitted: Fitted) -> Parts:
+    """The parts of the lesson that ``fitted`` stands at; past the end, those of the last one."""
+    lesson = min(fitted.progress.lesson, len(parts.stream.lessons) - 1)
+    return parts if lesson == parts.lesson else turned(parts, config, lesson)
 
 
 def train_on(config: RunConfig, on_event: OnEvent = ignore, group: Group = ALONE) -> Summary:
@@ -125,16 +132,20 @@ def finished(folder: RunFolder) -> Summary:
         raise CheckpointError(f"{folder.path / DONE}: is no summary of a run; delete it and resume again") from None
 
 
-def restore(folder: RunFolder, parts: Parts, on_event: OnEvent) -> Fitted:
-    """Loads the newest intact checkpoint into ``parts``; without one, the run starts at its beginning."""
+def restore(folder: RunFolder, parts: Parts, config: RunConfig, on_event: OnEvent) -> tuple[Parts, Fitted]:
+    """Loads the newest intact checkpoint into ``parts``, or into those of the lesson that it was written in.
+
+    Without one, the run starts at its beginning.
+    """
     path = folder.newest(lambda text: on_event(Warned(text)))
     if path is None:
         on_event(Warned(f"{folder.path} holds no complete checkpoint: it starts at its beginning"))
-        return Fitted()
+        return parts, Fitted()
     fitted = Fitted.from_json(checkpoint.read_state(path))
+    parts = at_lesson(parts, config, fitted)
     checkpoint.read_modules(path, parts.net, parts.rule)
     checkpoint.read_optimizer(path, parts.updater.optimizer)
-    return fitted
+    return parts, fitted
 
 
 def _metrics(folder: RunFolder, fitted: Fitted) -> Iterator[str]:

@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 
 from onward.core import Network, Objective, Rates, evaluate
+from onward.core.glue import turn
 from onward.data import Loader
 
 
@@ -35,6 +36,7 @@ def score(net: Network, objective: Objective, loader: Loader, device: str = "cpu
     began, correct, loss, samples, rates = perf_counter(), 0, 0.0, 0, Rates()
     for batch in loader.epoch(0):
         y = batch.y.to(device)
+        turn(net, batch.task)
         outcome = evaluate(net, objective, batch.x.to(device), y, chunk=chunk, watch=rates)
         correct += int((objective.predict(outcome.evidence) == y).sum())
         loss += float(outcome.loss) * len(y)

@@ -58,8 +58,10 @@ class Sums:
 @dataclass
 class Progress:
     """Where a run is; ``updates`` counts mini-batches, ``best_updates`` is where the best checkpoint was written,
-    ``logged`` counts lines of metrics, ``seconds`` is time spent by earlier processes."""
+    ``logged`` counts lines of metrics, ``seconds`` is time spent by earlier processes. ``lesson`` is the part of a
+    stream at hand, whose epochs are counted from 0."""
 
+    lesson: int = 0
     epoch: int = 0
     batch: int = 0
     updates: int = 0
@@ -86,6 +88,8 @@ class Own:
 class Fitted:
     """How training went; ``score`` is the last one taken, after ``scored_epoch``; ``peak_bytes`` see `meter`.
 
+    ``matrix`` has a row for every lesson that was learned, and one before them: percent of each task that are right.
+
     ``full_precision`` says that products are computed in float32, whatever the configuration says. ``ranks`` holds
     what each process counts, by rank.
     """
@@ -99,6 +103,7 @@ class Fitted:
     peak_bytes: int = 0
     pace: Pace = field(default_factory=Pace)
     full_precision: bool = False
+    matrix: list[list[float]] = field(default_factory=list)
     ranks: list[Own] = field(default_factory=lambda: [Own()])
 
     def own(self, group: Group) -> Own:

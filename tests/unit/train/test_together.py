@@ -30,8 +30,9 @@ def stages(flags: list[str], out: str, group: Group) -> dict[str, Tensor]:
     folder = RunFolder.create(Path(out), "cut") if group.rank == 0 else None
     fit(parts, resolved.train, folder=folder, stop=after_calls(3))
     found |= state(parts, "cut")
-    parts, _ = assemble(parse_tokens(flags), group)
-    fitted = shared(restore(folder, parts, print) if folder else Fitted(), parts)
+    parts, resolved = assemble(parse_tokens(flags), group)
+    parts, fitted = restore(folder, parts, resolved, print) if folder else (parts, Fitted())
+    parts, fitted = shared(fitted, parts, resolved)
     found |= state(parts, "read")
     fit(parts, resolved.train, folder=folder, fitted=fitted)
     return found | state(parts, "end")
