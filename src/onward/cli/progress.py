@@ -88,7 +88,7 @@ class View(ABC):
             case EpochDone():
                 self.epoch(event)
             case TasksTested():
-                self.say(_tasks(event))
+                self.console.print(_tasks(event), soft_wrap=True)
             case Warned():
                 self.say(f"warning: {event.text}")
             case Ended():

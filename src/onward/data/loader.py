@@ -109,7 +109,7 @@ class Mixed(Loader):
         first = loaders[0]
         super().__init__(first.dataset, first.batch_size, first.steps, seed=first.seed, group=first.group)
         self.loaders = tuple(loaders)
-        places = [((i + 1) / len(loader), k, i) for k, loader in enumerate(loaders) for i in range(len(loader))]
+        places = [((i + 0.5) / len(loader), k, i) for k, loader in enumerate(loaders) for i in range(len(loader))]
         self._places = [(k, i) for _, k, i in sorted(places)]
         self.workers = Workers(self.batch, workers) if workers else None
 

@@ -127,6 +127,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     net = build_network(config, interface).to(device)
     config = config.model_copy(update={"objective": resolve_objective(config)})
     rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
+    check_stream(config, rule)
     sample = first.batch(torch.arange(1), steps).x.to(device)
     rule.bind(net, objective, sample, draws)
     rule.to(device)
@@ -220,6 +221,22 @@ def _judge(config: RunConfig, data: Dataset, group: Group) -> Loader:
 def _running(net: Network) -> list[Tensor]:
     """The running means and variances of normalisation layers."""
     return [buffer for node in net.of(Kind.NORM) for buffer in node.module.buffers() if buffer.is_floating_point()]
+
+
+def check_stream(config: RunConfig, rule: LearningRule) -> None:
+    """Raises `ConfigError` for settings that have no meaning where tasks follow one another."""
+    if not isinstance(config.stream, StreamChoice):
+        return
+    if config.train.validation:
+        raise ConfigError(
+            "train.validation chooses an epoch on held-out data, and in a stream of tasks each goes on from where the "
+            "one before it ended; leave it out"
+        )
+    if config.stream.replay and rule.traits.updates == "step":
+        raise ConfigError(
+            "stream.replay adds up the gradients of all tasks, and this rule updates after every time step; leave out "
+            "--rule.schedule step, or --stream.replay"
+        )
 
 
 def check_parts(parts: Parts) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from onward.core import run_sequence
-from onward.core.errors import ConfigError
 from onward.core.glue import turn
 from onward.data import Dataset, Loader, Subset
 from onward.data.streams import StreamChoice
@@ -35,15 +34,6 @@ def first_of_each(labels: Tensor, count: int) -> Tensor:
 def kept(data: Dataset, count: int) -> Dataset:
     """The first ``count`` samples of every class of ``data``."""
     return Subset(data, first_of_each(data.labels(), count))
-
-
-def check_replay(parts: Parts) -> None:
-    """Raises `ConfigError` where kept samples cannot be learned."""
-    if parts.rule.traits.updates == "step":
-        raise ConfigError(
-            "stream.replay adds up the gradients of all tasks, and this rule updates after every time step; leave out "
-            "--rule.schedule step, or --stream.replay"
-        )
 
 
 def rehearse(parts: Parts, config: RunConfig) -> None:

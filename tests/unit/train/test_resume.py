@@ -37,7 +37,7 @@ def test_cut_again_and_again(tokens: list[str]) -> None:
     for _ in range(4):
         folder = RunFolder(run)
         parts, resolved = assemble(folder.config())
-        fitted = restore(folder, parts, lambda event: None)
+        parts, fitted = restore(folder, parts, resolved, lambda event: None)
         fit(parts, resolved.train, folder=folder, fitted=fitted, stop=after_calls(2))
     resume(run)
     assert_same_run(Path(whole.run), run)

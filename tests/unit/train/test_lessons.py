@@ -1,0 +1,162 @@
+"""Lessons one after the other: heads, fresh optimisers, kept samples, tests of all tasks; going on when cut short."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onward.core import run_sequence
+from onward.core.errors import ConfigError
+from onward.core.glue import Heads, turn
+from onward.data import Batch
+from onward.train import Parts, RunFolder, Started, assemble, memory, parse_tokens, resume, train
+from onward.train.events import Event, TasksTested
+from onward.train.lessons import learn, retention
+from onward.train.parts import turned
+from onward.train.rehearse import first_of_each
+from onward.train.state import Fitted
+from reference.runs import after_calls, assert_same_run, counters
+
+
+@pytest.fixture(autouse=True)
+def _no_meter_no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "Allocations", memory.Off)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    """A tiny stream: 6 classes of 12 samples in 3 tasks."""
+    rng = np.random.default_rng(0)
+    y = np.arange(72) % 6
+    x = (rng.random((72, 12)) * 0.3 + (np.arange(12)[None] // 2 == y[:, None])).astype(np.float32)
+    np.savez(tmp_path / "six.npz", x=x, y=y, x_test=x[:24], y_test=y[:24])
+    return [
+        *("--data", str(tmp_path / "six.npz"), "--stream", "split", "--stream.tasks", "3", "--rule", "bptt"),
+        *("--model.hidden", "8", "--train.steps", "3", "--train.batch-size", "5", "--train.epochs", "2"),
+        *("--optim", "momentum", "--train.out", str(tmp_path / "runs")),
+    ]
+
+
+def cut(flags: list[str], after: int) -> Path:
+    """The folder of a stream that was interrupted after so many looks at the stop."""
+    parts, resolved = assemble(parse_tokens(flags))
+    folder, fitted = RunFolder.create(Path(resolved.train.out), "cut"), Fitted()
+    folder.begin(resolved, parts.interface, parts.data_record())
+    start = Started("", 0, 0, 0, None)
+    learn(parts, resolved, start, folder=folder, fitted=fitted, on_event=lambda event: None, stop=after_calls(after))
+    assert fitted.interrupted
+    return folder.path
+
+
+@pytest.mark.parametrize("after", [0, 3, 10, 11, 12, 17, 21, 22, 31])
+@pytest.mark.parametrize("more", [[], ["--stream.replay", "2", "--stream.replay-epochs", "2"]], ids=["plain", "replay"])
+def test_cut_anywhere_a_stream_ends_as_a_whole_one(after: int, more: list[str], flags: list[str]) -> None:
+    whole, run = train(parse_tokens([*flags, *more])), cut([*flags, *more], after)
+    ended = resume(run)
+    assert_same_run(Path(whole.run), run)
+    assert whole.stream is not None
+    assert ended.stream == whole.stream
+    assert ended.fingerprint == whole.fingerprint
+    assert counters(run).matrix == whole.stream.matrix
+
+
+def test_tasks_are_tested_before_the_first_lesson_and_after_each(flags: list[str]) -> None:
+    events: list[Event] = []
+    summary = train(parse_tokens(flags), events.append)
+    tested = [event for event in events if isinstance(event, TasksTested)]
+    assert [event.lesson for event in tested] == [0, 1, 2, 3]
+    assert summary.stream is not None
+    assert [list(event.accuracies.values()) for event in tested] == summary.stream.matrix
+    assert summary.test_accuracy == summary.stream.accuracy
+    titles = [event.title for event in events if isinstance(event, Started)]
+    assert titles[1].endswith("lesson 2 of 3: classes 2 to 3")
+    assert (Path(summary.run) / "figures" / "tasks.svg").read_text().count("<rect") == 1 + 12
+
+
+def test_metrics_say_which_lesson_they_are_of(flags: list[str]) -> None:
+    summary = train(parse_tokens(flags))
+    assert [(m["lesson"], m["epoch"]) for m in RunFolder(Path(summary.run)).metrics()] == [
+        (k, e) for k in range(3) for e in (1, 2)
+    ]
+
+
+def test_a_head_learns_in_its_own_lesson_only(flags: list[str]) -> None:
+    parts, resolved = assemble(parse_tokens(flags))
+    weight = parts.net.get_parameter("readout.weight")
+    for lesson in range(3):
+        before = weight.detach().clone()
+        here = turned(parts, resolved, lesson)
+        for batch in here.batches(0):
+            turn(here.net, batch.task)
+            _learn_once(here, batch)
+        moved = (weight != before).any(1).view(3, 2).any(1).tolist()
+        assert moved == [k == lesson for k in range(3)]
+
+
+def _learn_once(parts: Parts, batch: Batch) -> None:
+    run_sequence(parts.net, parts.rule, parts.objective, batch.x, batch.y, parts.sink, draws=parts.draws, ids=batch.ids)
+    parts.update()
+
+
+def test_only_weights_move_after_the_first_lesson(flags: list[str]) -> None:
+    more = [*flags, "--model.norm", "batch", "--neuron.learn-threshold", "true"]
+    parts, resolved = assemble(parse_tokens(more))
+    turned(parts, resolved, 1)
+    moving = {name for name, p in parts.net.named_parameters() if p.requires_grad}
+    assert moving == {name for name, p in parts.net.named_parameters() if p.dim() > 1}
+    assert not any(m.training for m in parts.net.modules() if isinstance(m, torch.nn.BatchNorm1d))
+    free, resolved = assemble(parse_tokens([*more, "--stream.freeze", "false"]))
+    turned(free, resolved, 1)
+    assert all(p.requires_grad for p in free.net.parameters())
+
+
+def test_every_lesson_starts_with_a_fresh_optimiser(flags: list[str]) -> None:
+    parts, resolved = assemble(parse_tokens(flags))
+    after = turned(parts, resolved, 1)
+    assert after.updater.optimizer is not parts.updater.optimizer
+    assert all(not m["momentum_buffer"].any() for m in after.updater.optimizer.state.values())
+
+
+def test_joint_learning_is_tested_before_and_after(flags: list[str]) -> None:
+    found = train(parse_tokens([*flags, "--stream.joint", "true"])).stream
+    assert found is not None
+    assert len(found.matrix) == 2
+    assert found.backward is found.forward is None
+
+
+def test_a_rule_that_updates_every_step_keeps_no_samples(flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"stream.replay adds up the gradients.*leave out --rule.schedule step"):
+        assemble(parse_tokens([*flags, "--rule", "ottt", "--rule.schedule", "step", "--stream.replay", "2"]))
+
+
+def test_no_epoch_is_chosen_in_a_stream(flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"train.validation.*stream.*leave it out"):
+        assemble(parse_tokens([*flags, "--train.validation", "0.1"]))
+
+
+def test_h11_accuracy_and_forgetting_of_a_matrix_made_by_hand() -> None:
+    found = retention(["a", "b", "c"], [[10, 20, 30], [90, 25, 30], [85, 95, 36], [70, 80, 99]])
+    assert found.accuracy == 83
+    assert found.backward == ((70 - 90) + (80 - 95)) / 2
+    assert found.forward == ((25 - 20) + (36 - 30)) / 2
+    constant = retention(["a", "b"], [[50, 50]] * 3)
+    assert (constant.accuracy, constant.backward, constant.forward) == (50, 0, 0)
+    alone = retention(["a"], [[10], [90]])
+    assert (alone.accuracy, alone.backward, alone.forward) == (90, None, None)
+
+
+def test_heads_show_the_outputs_of_one_task() -> None:
+    heads, x = Heads(3, 2), torch.arange(6.0)[None]
+    net = torch.nn.Sequential(torch.nn.Identity(), heads)
+    for task in range(3):
+        turn(net, task)
+        assert net(x).tolist() == [[2.0 * task, 2.0 * task + 1]]
+
+
+def test_the_first_samples_of_every_class_are_kept() -> None:
+    assert first_of_each(torch.tensor([2, 2, 0, 2, 0, 1]), 2).tolist() == [0, 1, 2, 4, 5]
