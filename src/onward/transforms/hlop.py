@@ -275,8 +275,8 @@ def _unstable(site: Site) -> Iterator[str]:
         largest = rate / learner.lr
         yield (
             f"Hebbian learning at {site.node} is unstable: its rate {learner.lr:g} times the largest eigenvalue of "
-            f"what it hears, {largest:.4g}, is {rate:.3g} and must stay below 1; set --transform.lr below {1 / largest:.2g} "
-            "there, or leave it out, and it is chosen"
+            f"what it hears, {largest:.4g}, is {rate:.3g} and must stay below 1; set --transform.lr below "
+            f"{1 / largest:.2g} there, or leave it out, and it is chosen"
         )
 
 
