@@ -19,6 +19,7 @@ from golden.equilibria import ide
 from golden.learned import zo_snn
 from golden.local import localzo
 from golden.networks import Model
+from golden.projection import hlop
 from golden.representation import dsr
 from golden.runs import Results, Session, Tapped, inputs, plain
 from golden.tables import LOSSES, STARTS_AT_RESET, SURROGATES
@@ -253,7 +254,7 @@ def _owned(prefix: str, results: Results) -> Results:
 _NEURONS = {"neurons": through_time, "ottt": online_neurons}
 _NETWORKS = {"bptt": bptt, "ottt": ottt, "sltt": sltt}
 _INPUTS = re.compile(r"x|y|g|mask\..+|subset_k\d+")
-_OWN = {"dsr": dsr, "ide": ide, "spide": spide, "localzo": localzo, "pseuzo": pseuzo, "zo-snn": zo_snn}
+_OWN = {"dsr": dsr, "hlop": hlop, "ide": ide, "spide": spide, "localzo": localzo, "pseuzo": pseuzo, "zo-snn": zo_snn}
 METHODS = sorted(_NEURONS.keys() | _NETWORKS.keys() | _OWN.keys())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from golden.cases import Case, Unreadable, read
 from golden.compare import Verdict, compare
 from golden.methods import results
-from golden.tables import LOOSER, NOT_COMPARED, TOLERANCES
+from golden.tables import NOT_COMPARED, TOLERANCES, looser
 from onward.core.errors import OnwardError
 
 _ROW = "{:<8} {:<28} {:>7}  {:<20} {:<34} {}"
@@ -71,8 +71,8 @@ def check(path: Path) -> Row:
 def _verdicts(case: Case) -> Iterator[tuple[str, Verdict]]:
     zero = case.config.get("zero_gradient_params", [])
     for tag, trial in case.trials().items():
-        left_out, looser = NOT_COMPARED.get(case.method), LOOSER.get(case.method)
-        yield tag, compare(tag, trial.stored, results(trial), zero, left_out, looser)
+        left_out, allowed = NOT_COMPARED.get(case.method), looser(case.method, case.config)
+        yield tag, compare(tag, trial.stored, results(trial), zero, left_out, allowed)
 
 
 def files(folders: Iterable[str]) -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 from golden.report import check, files, main
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
-FOLDERS = ("neurons", "bptt", "ottt", "sltt", "dsr", "ide", "spide", "localzo", "pseuzo", "zo-snn")
+FOLDERS = ("neurons", "bptt", "ottt", "sltt", "dsr", "ide", "spide", "localzo", "pseuzo", "zo-snn", "hlop")
 CASES = files(str(GOLDEN / folder) for folder in FOLDERS if (GOLDEN / folder).is_dir())
 
 needs_vectors = pytest.mark.skipif(not CASES, reason=f"no golden vectors: {GOLDEN} is not there")

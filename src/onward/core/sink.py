@@ -19,9 +19,17 @@ from onward.kernels.scan import weighted_sum
 Use = Callable[[Tensor], object]
 """What takes a sum over all processes."""
 
+Change = Callable[[dict[str, Tensor]], object]
+"""What changes the effective gradients of a synapse, by name, in place."""
+
 
 class Sink(ABC):
-    """Receives what a rule learns. A transform is a sink in front of another one."""
+    """Receives what a rule learns. A transform is a sink in front of another one.
+
+    ``group`` are the processes that share every mini-batch.
+    """
+
+    group: Group
 
     @abstractmethod
     def open(self) -> None:
@@ -55,6 +63,13 @@ class Sink(ABC):
         """Hands ``use`` the sum of ``tensor`` over all processes: at the next flush, or now where there is one."""
 
     @abstractmethod
+    def revise(self, node: Node, change: Change) -> None:
+        """Lets ``change`` have its say on the gradients of a synapse, at every flush from now on.
+
+        They are sums over all processes by then, and not yet pulled back to the stored parameters.
+        """
+
+    @abstractmethod
     def flush(self, take: Take = Drawn.store) -> None:
         """Pulls effective gradients back to the stored parameters, adds them to ``.grad``, and starts anew.
 
@@ -86,6 +101,7 @@ class GradSink(Sink):
         self._graph: dict[int, dict[str, Tensor]] = {}
         self._params: dict[int, Params] = {}
         self._grads: dict[int, dict[str, Tensor]] = {}
+        self._changes: dict[int, list[Change]] = {}
         self._extra: dict[nn.Parameter, Tensor] = {}
         self._totals: list[tuple[Tensor, Use]] = []
         self._drawn: list[Drawn] = []
@@ -137,6 +153,10 @@ class GradSink(Sink):
         else:
             self._totals.append((tensor, use))
 
+    def revise(self, node: Node, change: Change) -> None:
+        """See `Sink.revise`."""
+        self._changes.setdefault(node.index, []).append(change)
+
     def flush(self, take: Take = Drawn.store) -> None:
         """See `Sink.flush`."""
         sums = [grad for grads in self._grads.values() for grad in grads.values()]
@@ -145,6 +165,8 @@ class GradSink(Sink):
         for drawn in self._drawn:
             drawn.settle()
         for index, grads in self._grads.items():
+            for change in self._changes.get(index, ()):
+                change(grads)
             for name, grad in grads.items():
                 self._write(self._graph[index][name], grad)
         for parameter, grad in self._extra.items():
@@ -180,7 +202,7 @@ class Forwarding(Sink):
     """Base of transforms: passes everything on to ``inner``; a transform wraps one and changes what it must."""
 
     def __init__(self, inner: Sink):
-        self.inner = inner
+        self.inner, self.group = inner, inner.group
 
     def open(self) -> None:
         """See `Sink.open`."""
@@ -209,6 +231,10 @@ class Forwarding(Sink):
     def total(self, tensor: Tensor, use: Use) -> None:
         """See `Sink.total`."""
         self.inner.total(tensor, use)
+
+    def revise(self, node: Node, change: Change) -> None:
+        """See `Sink.revise`."""
+        self.inner.revise(node, change)
 
     def flush(self, take: Take = Drawn.store) -> None:
         """See `Sink.flush`."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
+from onward.kernels.convolve import Geometry, convolve, transposed, unfolded, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import seen, weighted_sum
@@ -47,6 +48,18 @@ class SynapseOps(ABC):
         """How the module reads ``rows``; None where it takes dense tensors only."""
         return None
 
+    def reads(self, module: Any) -> int | None:
+        """How many numbers an output adds up, where all outputs of a place add up the same; None where not."""
+        return None
+
+    def places(self, module: Any, size: tuple[int, ...]) -> int:
+        """Places of the output, each with numbers of its own, for an input ``[R, *size]``."""
+        raise NotImplementedError
+
+    def patches(self, module: Any, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """The numbers that outputs add up, ``[R, P, n]``, in the order of a weight's row; at some ``places`` alone."""
+        raise NotImplementedError
+
     @abstractmethod
     def bias(self, module: Any, post: Tensor, into: Params) -> None:
         """Adds the gradient of the bias, the sum of post over rows and positions, to ``into`` if it has one."""
@@ -71,6 +84,19 @@ class LinearOps(SynapseOps):
     def taps(self, module: nn.Linear, rows: SparseRows) -> Taps | None:
         """See `SynapseOps.taps`."""
         return LINEAR if rows.places == 1 and rows.dim() == 3 else None
+
+    def reads(self, module: nn.Linear) -> int | None:
+        """See `SynapseOps.reads`."""
+        return module.in_features
+
+    def places(self, module: nn.Linear, size: tuple[int, ...]) -> int:
+        """See `SynapseOps.places`."""
+        return prod(size[:-1])
+
+    def patches(self, module: nn.Linear, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """See `SynapseOps.patches`."""
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        return rows if places is None else rows[:, places]
 
     def bias(self, module: nn.Linear, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
@@ -103,6 +129,18 @@ class ConvOps(SynapseOps):
         if module.groups != 1 or rows.inner != module.in_channels or rows.dim() != len(module.kernel_size) + 3:
             return None
         return conv_taps(tuple(rows.shape[3:]), module.kernel_size, _geometry(module))
+
+    def reads(self, module: Any) -> int | None:
+        """See `SynapseOps.reads`; groups read channels of their own."""
+        return module.in_channels * prod(module.kernel_size) if module.groups == 1 else None
+
+    def places(self, module: Any, size: tuple[int, ...]) -> int:
+        """See `SynapseOps.places`."""
+        return prod(_geometry(module).size_after(size[1:], module.kernel_size))
+
+    def patches(self, module: Any, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """See `SynapseOps.patches`."""
+        return unfolded(x, module.kernel_size, _geometry(module), places)
 
 
 def _geometry(module: Any) -> Geometry:

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onward.kernels.choice import Choice
@@ -53,6 +54,25 @@ def weight_gradient(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry)
     if shortens(weight.dtype, post):
         return short(SHORT_GRADIENT, _size(x, weight), post, x, weight, geometry)
     return _backward(post, x, weight, geometry, [False, True, False])[1]
+
+
+def unfolded(x: Tensor, kernel: tuple[int, ...], geometry: Geometry, places: Tensor | None = None) -> Tensor:
+    """The patches ``[R, places, C * kernel]`` that a convolution of ``x`` ``[R, C, *size]`` multiplies, channels first.
+
+    >>> geometry = Geometry((1,), (1,), (1,), 1)
+    >>> unfolded(torch.tensor([[[1.0, 2.0]]]), (3,), geometry).tolist()
+    [[[0.0, 1.0, 2.0], [1.0, 2.0, 0.0]]]
+    """
+    ends = [width for padding in reversed(geometry.padding) for width in (padding, padding)]
+    padded = F.pad(x, ends).contiguous()
+    out = geometry.size_after(tuple(x.shape[2:]), kernel)
+    row, channel, *along = padded.stride()
+    steps = [s * n for s, n in zip(along, geometry.stride, strict=True)]
+    inside = [s * n for s, n in zip(along, geometry.dilation, strict=True)]
+    patches = padded.as_strided((len(x), *out, x.shape[1], *kernel), (row, *steps, channel, *inside))
+    if places is None:
+        return patches.reshape(len(x), prod(out), -1)
+    return patches[(slice(None), *torch.unravel_index(places, out))].flatten(2)
 
 
 def _backward(post: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from onward.optim.cell import Architecture, Cell, Coordinatewise, initial_cell
 from onward.optim.cell_file import read_cell, read_record, write_cell
 from onward.optim.groups import parameter_groups
 from onward.optim.impulse import ImpulseResponse, dc_gain, impulse_response, spectral_radius
+from onward.optim.layer_adam import LayerAdam
 from onward.optim.lstm import LearnedDivergence, LSTMOptimizer, Watch
 from onward.optim.optimizers import OptimOptions, allocate_state, optimizers
 from onward.optim.query import Guided, QueryRNN
@@ -18,6 +19,7 @@ __all__ = [
     "Guided",
     "ImpulseResponse",
     "LSTMOptimizer",
+    "LayerAdam",
     "LearnedDivergence",
     "OptimOptions",
     "QueryRNN",

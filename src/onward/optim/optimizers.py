@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from onward.core.registry import Choice, Registry
+from onward.optim.layer_adam import LayerAdam
 from onward.optim.schedules import schedules
 
 ScheduleChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(schedules.parse)]
@@ -41,7 +42,7 @@ class AdagradOptions(OptimOptions):
 
 
 class AdamOptions(OptimOptions):
-    """Options of Adam and AdamW."""
+    """Options of Adam and its kin."""
 
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients per update")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients per update")
@@ -62,6 +63,10 @@ def _adagrad(choice: Any, groups: Groups) -> Optimizer:
 
 def _adamw(choice: Any, groups: Groups) -> Optimizer:
     return AdamW(groups, lr=choice.lr, betas=(choice.beta1, choice.beta2), eps=choice.eps, fused=_fusible(groups))
+
+
+def _layer_adam(choice: Any, groups: Groups) -> Optimizer:
+    return LayerAdam(groups, lr=choice.lr, betas=(choice.beta1, choice.beta2), eps=choice.eps)
 
 
 def allocate_state(optimizer: Optimizer) -> None:
@@ -106,4 +111,10 @@ optimizers.register(
     _adamw,
     "Adam, weight decay apart (Loshchilov & Hutter 2019)",
     defaults={"weight_decay": 0.01},
+)
+optimizers.register(
+    "layer-adam",
+    AdamOptions,
+    _layer_adam,
+    "Adam with one second moment a tensor: keeps the row space of gradients, as orthogonal projection wants",
 )
