@@ -1,9 +1,9 @@
 """Checkpoints: safetensors and JSON in one folder, hashed, complete or absent.
 
-``step-N/`` holds one ``.safetensors`` file for each part (network, rule, optimizer), ``state.json`` (counters),
-``hashes.json`` (SHA-256 of these files) and, written last, ``COMMIT`` (SHA-256 of ``hashes.json``). The files are
-written to a hidden folder, made durable, and moved into place together; a folder without a valid ``COMMIT`` is no
-checkpoint. Nothing in it can name or run code.
+``step-N/`` holds one ``.safetensors`` file for each part (network, rule, transform, optimizer), ``state.json``
+(counters), ``hashes.json`` (SHA-256 of these files) and, written last, ``COMMIT`` (SHA-256 of ``hashes.json``). The
+files are written to a hidden folder, made durable, and moved into place together; a folder without a valid ``COMMIT``
+is no checkpoint. Nothing in it can name or run code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from onward._tensors import CheckpointError, packed, read_tensors
 from onward.optim import allocate_state
 
 STATE, HASHES, COMMIT = "state.json", "hashes.json", "COMMIT"
-PARTS = ("network", "rule", "optimizer")
+PARTS = ("network", "rule", "transform", "optimizer")
 FILES = frozenset({STATE, *(f"{part}.safetensors" for part in PARTS)})
 MOST_JSON_BYTES = 2**20
 
@@ -37,12 +37,14 @@ class Trained:
     net: nn.Module
     rule: nn.Module
     optimizer: Optimizer
+    transform: nn.Module = field(default_factory=nn.Module)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of each part, by part and name."""
         return {
             "network": self.net.state_dict(),
             "rule": self.rule.state_dict(),
+            "transform": self.transform.state_dict(),
             "optimizer": _moments(self.optimizer),
         }
 
@@ -127,10 +129,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     return _table(folder / STATE)
 
 
-def read_modules(folder: Path, net: nn.Module, rule: nn.Module | None = None) -> None:
-    """Loads what was learned into ``net`` and, where given, ``rule``; raises `CheckpointError`."""
+def read_modules(
+    folder: Path, net: nn.Module, rule: nn.Module | None = None, transform: nn.Module | None = None
+) -> None:
+    """Loads what was learned into ``net`` and, where given, ``rule`` and ``transform``; raises `CheckpointError`."""
     verify(folder)
-    for part, module in (("network", net), ("rule", rule)):
+    for part, module in (("network", net), ("rule", rule), ("transform", transform)):
         if module is not None:
             module.load_state_dict(read_tensors(folder / f"{part}.safetensors", module.state_dict()))
 

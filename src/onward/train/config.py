@@ -16,6 +16,7 @@ from onward.models import models
 from onward.neurons import neurons
 from onward.optim import optimizers
 from onward.rules import rules
+from onward.transforms import TransformChoice, transforms
 
 DataField = Annotated[SerializeAsAny[Choice], BeforeValidator(datasets.parse)]
 StreamField = Annotated[SerializeAsAny[Choice], BeforeValidator(streams.parse)]
@@ -98,6 +99,9 @@ class RunConfig(BaseModel):
     model: ModelField = Field(default=models.parse("mlp"), description="the network's layers")
     neuron: NeuronField = Field(default=neurons.parse("lif"), description="the neurons between the layers")
     rule: RuleField = Field(default=rules.parse("opzo"), description="how credit is assigned")
+    transform: TransformChoice = Field(
+        default=transforms.parse("none"), description="what keeps earlier tasks of a stream from being forgotten"
+    )
     objective: ObjectiveField = Field(
         default=objectives.parse({"name": "per-step", "kappa": 0.05}), description="what is minimised"
     )

@@ -88,6 +88,8 @@ class _Run:
     def train_epoch(self) -> None:
         """What is left of a pass over the data, then the evaluation, a line in the log, a checkpoint."""
         ready = perf_counter()
+        if self.progress.batch == 0:
+            self.parts.sink.begin_pass()
         for batch in self.parts.batches(self.progress.epoch, self.progress.batch):
             outcome = self.train_batch(batch)
             self.count(batch, outcome, perf_counter() - ready)
@@ -190,14 +192,14 @@ class _Run:
             samples_per_second=sums.means[2],
             rates=dict(sums.rates),
             active=dict(sums.active),
-            rule=self.parts.rule.metrics(),
+            rule={**self.parts.rule.metrics(), **self.parts.sink.metrics()},
             score=judged,
             lesson=self.progress.lesson,
             judged_on="validation" if self.parts.validation else "test",
             skipped=sums.skipped,
             alarms=tuple(alarms(judged.rates if judged else sums.rates)),
         )
-        for text in (*self.parts.rule.warnings(), *event.alarms):
+        for text in (*self.parts.rule.warnings(), *self.parts.sink.warnings(), *event.alarms):
             self.warn(text)
         if self.folder is not None:
             self.folder.log(asdict(event))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from onward.core.errors import NonFiniteError
 from onward.train.parts import Parts
@@ -49,7 +49,7 @@ class Stop(Guard):
 
 
 class Undoing(Guard):
-    """Keeps a copy of all statistics (feedback matrices, running means): one pass over them a mini-batch.
+    """Keeps a copy of all statistics (feedback matrices, running means, subspaces): one pass over them a mini-batch.
 
     Weights need none: a gradient that is not finite is never applied.
     """
@@ -60,8 +60,11 @@ class Undoing(Guard):
 
     def before(self) -> None:
         """See `Guard.before`."""
-        buffers = (*self.parts.net.buffers(), *self.parts.rule.buffers())
+        buffers = [b for module in self._modules() for b in module.buffers()]
         self._kept = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return self.parts.net, self.parts.rule, self.parts.sink.modules
 
     def undo(self, error: NonFiniteError) -> None:
         """As it was before the mini-batch; raises ``error`` where weights are no longer finite."""

@@ -77,6 +77,7 @@ def learn(
     """
     if not fitted.matrix:
         test(parts, fitted, on_event)
+        parts.sink.begin_task(0)
     while fitted.progress.lesson < len(parts.stream.lessons):
         on_event(replace(start, title=f"{start.title}, {_lesson(parts)}", batches=len(parts.loader)))
         fit(parts, config.train, folder=folder, fitted=fitted, on_event=on_event, stop=stop)
@@ -90,11 +91,15 @@ def learn(
 def close(parts: Parts, config: RunConfig, fitted: Fitted, on_event: OnEvent) -> Parts:
     """What is due after a lesson; the parts of the next one, if there is any."""
     progress, choice = fitted.progress, cast(StreamChoice, config.stream)
+    parts.sink.end_task()
     if choice.replay and progress.lesson > 0:
         rehearse(parts, config)
     progress.lesson, progress.epoch, progress.batch = progress.lesson + 1, 0, 0
     test(parts, fitted, on_event)
-    return turned(parts, config, progress.lesson) if progress.lesson < len(parts.stream.lessons) else parts
+    if progress.lesson == len(parts.stream.lessons):
+        return parts
+    parts.sink.begin_task(progress.lesson)
+    return turned(parts, config, progress.lesson)
 
 
 def _lesson(parts: Parts) -> str:

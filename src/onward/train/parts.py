@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence, Sink
+from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence
 from onward.core.errors import ConfigError
 from onward.core.glue import Heads
 from onward.core.graph import Kind, children
@@ -31,6 +31,8 @@ from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, known_device
 from onward.train.folder import Interface
 from onward.train.update import Updater
+from onward.transforms import Transform, freeze_after_first, transforms
+from onward.transforms.choices import ProjectionOptions
 
 DEFAULT_STEPS = 6
 PRODUCTS = {"f32": None, "bf16": torch.bfloat16}
@@ -44,7 +46,7 @@ class Parts:
     rule: LearningRule
     objective: Objective
     grads: GradSink
-    sink: Sink
+    sink: Transform
     updater: Updater
     draws: KeyedDraws
     trained: Trained
@@ -136,7 +138,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     config = config.model_copy(update={"train": config.train.model_copy(update=resolved)})
     loader, held = _lesson(config, stream, 0, group)
     grads = GradSink(net, PRODUCTS[config.precision], group)
-    sink = grads
+    sink = _transform(config, net, grads, rule, draws, stream)
     updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(
         net=net,
@@ -146,7 +148,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         sink=sink,
         updater=updater,
         draws=draws,
-        trained=Trained(net, rule, updater.optimizer),
+        trained=Trained(net, rule, updater.optimizer, sink.modules),
         stream=stream,
         lesson=0,
         loader=loader,
@@ -166,24 +168,17 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
 def turned(parts: Parts, config: RunConfig, lesson: int) -> Parts:
     """The parts of another lesson of the stream: its data, and an optimiser that starts anew.
 
-    ``config`` is resolved, as `assemble` returns it. Beyond the first lesson `settle` holds what must not move.
+    ``config`` is resolved, as `assemble` returns it. Beyond the first lesson, `freeze_after_first` holds what must not
+    move.
     """
     if lesson > 0 and cast(StreamChoice, config.stream).freeze:
-        settle(parts.net)
+        freeze_after_first(parts.net, parts.sink)
     loader, held = _lesson(config, parts.stream, lesson, parts.group)
     updater = _updater(config.optim, parts.net, parts.rule, parts.sink, config.train.epochs * len(loader))
-    trained = Trained(parts.net, parts.rule, updater.optimizer)
+    trained = Trained(parts.net, parts.rule, updater.optimizer, parts.sink.modules)
     found = replace(parts, lesson=lesson, loader=loader, validation=held, updater=updater, trained=trained)
     check_parts(found)
     return found
-
-
-def settle(net: Network) -> None:
-    """Holds all that is not the weight of a synapse: biases, normalisation with its statistics, thresholds."""
-    for parameter in net.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.dim() > 1)
-    for node in net.of(Kind.NORM):
-        node.module.eval()
 
 
 def _lesson(config: RunConfig, stream: Stream, lesson: int, group: Group) -> tuple[Loader, Loader | None]:
@@ -225,14 +220,20 @@ def _running(net: Network) -> list[Tensor]:
 
 def check_stream(config: RunConfig, rule: LearningRule) -> None:
     """Raises `ConfigError` for settings that have no meaning where tasks follow one another."""
-    if not isinstance(config.stream, StreamChoice):
+    choice = config.stream
+    if config.transform.name != "none" and (not isinstance(choice, StreamChoice) or choice.joint):
+        raise ConfigError(
+            f"transform {config.transform.name} protects what earlier tasks taught, and there is one lesson only; add "
+            "a stream of tasks such as --stream permuted-mnist (without --stream.joint), or leave out --transform"
+        )
+    if not isinstance(choice, StreamChoice):
         return
     if config.train.validation:
         raise ConfigError(
             "train.validation chooses an epoch on held-out data, and in a stream of tasks each goes on from where the "
             "one before it ended; leave it out"
         )
-    if config.stream.replay and rule.traits.updates == "step":
+    if choice.replay and rule.traits.updates == "step":
         raise ConfigError(
             "stream.replay adds up the gradients of all tasks, and this rule updates after every time step; leave out "
             "--rule.schedule step, or --stream.replay"
@@ -319,9 +320,21 @@ def resolve_chunk(config: RunConfig, net: Network, rule: LearningRule, sample: S
     return fit_chunk(net, rule, min(chunk, sample.steps), sample.steps, online=rule.traits.updates == "step")
 
 
-def _updater(options: Any, net: Network, rule: nn.Module, sink: Sink, total: int) -> Updater:
+def _updater(options: Any, net: Network, rule: nn.Module, sink: Transform, total: int) -> Updater:
     groups = parameter_groups(net, rule, options.weight_decay, options.decay_all)
     if not groups:
         raise ConfigError("the network has no parameters to train; add a layer with weights")
     optimizer = optimizers.build(options, groups)
-    return Updater(sink, optimizer, schedules.build(options.schedule), total, options.clip, net, rule)
+    schedule, updates = schedules.build(options.schedule), sink.guard(optimizer)
+    return Updater(sink, optimizer, schedule, total, options.clip, net, rule, updates=updates)
+
+
+def _transform(
+    config: RunConfig, net: Network, grads: GradSink, rule: LearningRule, draws: KeyedDraws, stream: Stream
+) -> Transform:
+    """The configured transform; heads that belong to one task need no protection."""
+    choice = config.transform
+    if stream.own_heads and isinstance(choice, ProjectionOptions):
+        heads = [node.name for node in net.synapses if net.exposed(node)]
+        choice = choice.model_copy(update={"unprotected": (*choice.unprotected, *heads)})
+    return transforms.build(choice, net, grads, rule, draws, len(stream.lessons))

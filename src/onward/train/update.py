@@ -13,14 +13,16 @@ from onward.core import Sink
 from onward.core.drawn import Drawn, descend
 from onward.core.errors import NonFiniteError
 from onward.optim import Schedule, allocate_state
+from onward.transforms.guard import Trusted, Updates
 
 
 class Updater:
     """One update of every parameter of ``modules`` that has a gradient: ``updater()``.
 
-    Raises `NonFiniteError` naming the parameter, before anything is changed if its gradient is not finite.
-    Cost: one pass over gradients and one over parameters beside the optimiser's own. Gradients that are drawn are
-    applied block by block, and never stored, where the optimiser is plain SGD and nothing is clipped.
+    ``updates`` stands by every step of the optimiser. Raises `NonFiniteError` naming the parameter, before anything is
+    changed if its gradient is not finite. Cost: one pass over gradients and one over parameters beside the optimiser's
+    own. Gradients that are drawn are applied block by block, and never stored, where the optimiser is plain SGD and
+    nothing is clipped.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Updater:
         total: int,
         clip: float | None,
         *modules: nn.Module,
+        updates: Updates | None = None,
     ):
         self.sink, self.optimizer, self.schedule, self.total, self.clip = (
             sink,
@@ -40,6 +43,7 @@ class Updater:
             clip,
         )
         self.named = dict(chain.from_iterable(module.named_parameters() for module in modules))
+        self.updates = updates or Trusted()
         allocate_state(optimizer)
         self.base = [group["lr"] for group in optimizer.param_groups]
 
@@ -71,7 +75,9 @@ class Updater:
         norm = _checked_norm(grads, "the gradient of ")
         if self.clip is not None:
             clip_grads_with_norm_(self.named.values(), self.clip, norm)
+        self.updates.before()
         self.optimizer.step()
+        self.updates.after()
         self.optimizer.zero_grad(set_to_none=True)
         descend(drawn, self.optimizer.param_groups)
         _checked_norm({name: p.detach() for name, p in self.named.items()}, "")

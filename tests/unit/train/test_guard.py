@@ -88,8 +88,9 @@ def test_products_fall_back_to_full_precision_and_stay_there(
     fit(plain, resolved.train)
     assert parts.trained.fingerprint() == plain.trained.fingerprint()
     again, resolved = assemble(parse_tokens(["--train.epochs", "2"], folder.config()))
-    fit(again, resolved.train, fitted=restore(folder, again, print))
-    assert again.sink.products is None
+    again, fitted = restore(folder, again, resolved, print)
+    fit(again, resolved.train, fitted=fitted)
+    assert again.grads.products is None
 
 
 def test_full_precision_that_is_not_finite_stops(config: RunConfig) -> None:
