@@ -12,7 +12,6 @@ from onward.core.trace import Presynaptic
 from onward.transforms import Analogue, Hlop
 from onward.transforms.learners import Lateral
 
-
 EXACT = Analogue()
 
 

@@ -50,7 +50,7 @@ class HlopOptions(ProjectionOptions):
     """Options of HLOP."""
 
     lr: tuple[float, ...] = Field(
-        (), description="rate of Hebbian learning, one number or one a synapse; none: half of what is stable"
+        (), description="rate of Hebbian learning, one number or one a synapse; none: 0.7 of what is stable"
     )
     iterations: int = Field(5, ge=1, description="Hebbian steps a mini-batch")
     momentum: float = Field(0.9, ge=0, lt=1, description="decay of their velocity per step")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from onward.transforms.evidence import Evidence, Moment, Patches, Samples
 from onward.transforms.subspace import Subspace
 
-STABLE = 0.5
+STABLE = 0.7
 """lr times the largest eigenvalue, where the rate is chosen here."""
 
 NOISE = 1e-10
