@@ -49,7 +49,7 @@ def trained(x: Tensor, k: int, space: Subspace, passes: int = 5, batch: int = 50
     learner.begin(space, torch.linalg.qr(torch.randn(x.shape[1], k, generator=generator, dtype=torch.float64))[0].T)
     for _ in range(passes):
         for part in x.split(batch):
-            evidence = learner.evidence(lambda rows: rows[:, None])
+            evidence = learner.evidence(space, lambda rows: rows[:, None])
             evidence.see(part[None])
             learner.learn(space, evidence)
     return space
@@ -316,7 +316,7 @@ def test_h10_many_levels_learn_as_analogue_neurons_do() -> None:
         learner, space = Hebbian(15, x, lateral=lateral), Subspace(4, 15, x)
         learner.begin(space, torch.eye(15, dtype=torch.float64)[:4])
         for part in x.split(40):
-            evidence = learner.evidence(lambda rows: rows[:, None])
+            evidence = learner.evidence(space, lambda rows: rows[:, None])
             evidence.see(part[None])
             learner.learn(space, evidence)
         found.append(space.all.clone())

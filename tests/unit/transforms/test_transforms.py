@@ -50,7 +50,7 @@ def learned(rule: str, chunk: int | None = None, net: Network | None = None, x: 
     return hlop
 
 
-@pytest.mark.parametrize("look", [None, Means(0.8), EveryStep()], ids=["steps", "mean", "every-step"])
+@pytest.mark.parametrize("look", [None, Means(0.8), EveryStep("both")], ids=["steps", "mean", "every-step"])
 @pytest.mark.parametrize("rule", ["bptt", "ottt", "sltt"])
 def test_chunks_change_nothing(rule: str, look: Any) -> None:
     found = [rows(learned(rule, chunk, look=look)) for chunk in (1, 3, 5)]
@@ -73,8 +73,8 @@ def test_a_frame_that_stands_still_counts_as_often_as_it_is_seen(rule: str) -> N
     assert all(relative(a, b) < 1e-10 for a, b in zip(*still, strict=True))
 
 
-def moment(width: int = 9, patches: Any = None) -> Moment:
-    return Moment(width, patches or (lambda x: x[:, None]), torch.zeros(0, dtype=torch.float64))
+def moment(width: int = 9, patches: Any = None, most: float = 0) -> Moment:
+    return Moment(width, patches or (lambda x: x[:, None]), torch.zeros(0, dtype=torch.float64), most)
 
 
 def test_the_trace_of_a_still_frame_is_summed_without_its_steps() -> None:
@@ -102,7 +102,7 @@ def test_spikes_are_multiplied_without_their_zeros() -> None:
 def test_few_rows_and_their_sum_tell_the_same() -> None:
     torch.manual_seed(0)
     x, h = torch.randn(1, 4, 9, dtype=torch.float64), torch.randn(2, 9, dtype=torch.float64)
-    kept, folded = moment(), moment()
+    kept, folded = moment(most=4), moment()
     kept.see(x)
     folded.see(x)
     assert relative(folded.sum, (x[0].T @ x[0])) < 1e-12
@@ -118,7 +118,7 @@ def test_samples_and_their_moment_teach_the_same(count: int) -> None:
     for lateral in (Hebbian(9, x).lateral, Spiking(50.0, 10**10)):
         learner, space = Hebbian(9, x, 0.05, lateral=lateral), Subspace(3, 9, x)
         learner.begin(space, torch.eye(9, dtype=torch.float64)[:3])
-        evidence = learner.evidence(lambda rows: rows[:, None])
+        evidence = learner.evidence(space, lambda rows: rows[:, None])
         evidence.see(x)
         assert isinstance(evidence, Samples) == isinstance(lateral, Spiking)
         learner.learn(space, evidence)
