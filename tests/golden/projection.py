@@ -62,9 +62,9 @@ class Noted(Lateral):
         """See `Lateral.__call__`."""
         return self.inner(y)
 
-    def evidence(self, width: int, patches: Any, like: Tensor) -> Evidence:
+    def evidence(self, subspace: Subspace, patches: Any, iterations: int) -> Evidence:
         """See `Lateral.evidence`."""
-        return self.inner.evidence(width, patches, like)
+        return self.inner.evidence(subspace, patches, iterations)
 
     def change(self, subspace: Subspace, evidence: Evidence) -> Tensor:
         """See `Lateral.change`."""
@@ -290,7 +290,7 @@ def _variant(trial: Trial) -> Variant:
         return Variant({"name": "dsr", "collapse": "weighted"}, readout, Means(leak), (steps,))
     if "param.fc2.op.weight" in trial.inputs:
         rule = {"name": "ottt", "temporal": {"name": "ottt", "fidelity": "reference"}}
-        return Variant(rule, PerStep(CrossEntropy()), EveryStep(), (1, steps))
+        return Variant(rule, PerStep(CrossEntropy()), EveryStep("both"), (1, steps))
     return Variant("bptt", Readout(CrossEntropy(), Mean()), Steps(), (1, steps))
 
 

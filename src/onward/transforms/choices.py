@@ -34,7 +34,7 @@ class ProjectionOptions(Choice):
     drops: tuple[int, ...] = Field((), description="tasks, counted from 0, from which on there are fewer rows")
     unprotected: tuple[str, ...] = Field((), description="names of synapses that are left alone")
     learns_from: LearnsFrom = Field(
-        "both", description="of eligibility traces: the inputs they are of, themselves, or both"
+        "input", description="of eligibility traces: the inputs they are of, themselves, or both (as the authors)"
     )
     leak: float = Field(
         1.0, gt=0, le=1, description="with schedule mean: what a step weighs, as a share of the next one"
@@ -50,7 +50,7 @@ class HlopOptions(ProjectionOptions):
     """Options of HLOP."""
 
     lr: tuple[float, ...] = Field(
-        (), description="rate of Hebbian learning, one number or one a synapse; none: half of what is stable"
+        (), description="rate of Hebbian learning, one number or one a synapse; none: 0.7 of what is stable"
     )
     iterations: int = Field(5, ge=1, description="Hebbian steps a mini-batch")
     momentum: float = Field(0.9, ge=0, lt=1, description="decay of their velocity per step")

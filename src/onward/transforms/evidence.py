@@ -63,11 +63,11 @@ class Evidence(ABC):
 
 
 class Moment(Evidence):
-    """The second moment. As long as the rows are fewer than half of ``width``, they are kept in its place: cheaper."""
+    """The second moment; up to ``most`` rows are kept in its place, where that is cheaper."""
 
-    def __init__(self, width: int, patches: Patches, like: Tensor):
+    def __init__(self, width: int, patches: Patches, like: Tensor, most: float = 0.0):
         super().__init__(width, patches, like)
-        self._like, self._rows, self._sum = like, list[Tensor](), None
+        self._like, self._most, self._rows, self._sum = like, most, list[Tensor](), None
 
     @property
     def sum(self) -> Tensor:
@@ -81,7 +81,7 @@ class Moment(Evidence):
 
     def see(self, x: Tensor | SparseRows) -> None:
         """See `Evidence.see`; spikes are multiplied without their zeros where that is faster."""
-        if not isinstance(x, SparseRows) or x.places != 1 or x.dim() != 3 or x.shape[0] * x.shape[1] < self.width / 2:
+        if not isinstance(x, SparseRows) or x.places != 1 or x.dim() != 3 or self._keeps(x.shape[0] * x.shape[1]):
             return super().see(x)
         self.count += x.shape[0] * x.shape[1]
         into = {"weight": self.sum}
@@ -130,10 +130,13 @@ class Moment(Evidence):
         return len(x) * self.patches(x[:1]).shape[1]
 
     def _add(self, rows: Tensor) -> None:
-        if self._sum is None and sum(map(len, self._rows)) + len(rows) < self.width / 2:
+        if self._keeps(len(rows)):
             self._rows.append(rows.clone())  # whose memory may be a chunk's
         else:
             self._fold(rows)
+
+    def _keeps(self, more: int) -> bool:
+        return self._sum is None and sum(map(len, self._rows)) + more <= self._most
 
     def _fold(self, rows: Tensor) -> None:
         outer(rows, rows, self.sum, self._like.dtype)

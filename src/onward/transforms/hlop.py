@@ -38,8 +38,8 @@ from onward.transforms.subspace import Protected, Subspace, gram_error, orthonor
 LITTLE = 0.05
 """The share of a synapse's directions below which little is left to learn in."""
 
-SKEWED = 0.1
-"""The error of the Gram matrix from which on rows no longer make a projector."""
+SKEWED = 0.5
+"""The error of the Gram matrix from which on some direction is protected by half at most."""
 
 Make = Callable[[int, int, Tensor], Learner]
 """A learner for the synapse in a place, of a width, in the dtype and on the device of a tensor."""

@@ -44,7 +44,7 @@ class Site(nn.Module):
     def take(self, view: View) -> None:
         """Inputs ``[K, B, ...]`` to learn from at the next update."""
         if self.pending is None:
-            self.pending = self.learner.evidence(self._patches)
+            self.pending = self.learner.evidence(self.subspace, self._patches)
         if isinstance(view, Trace):
             self.pending.trace(view)
         else:
@@ -96,13 +96,14 @@ class Site(nn.Module):
 class Look(ABC):
     """What of a deposit's presynaptic factor counts as an input, and when it is learned from.
 
-    Of eligibility traces: what they are of (*input*), themselves (*trace*), or *both*, as in the authors' code.
+    Of eligibility traces: what they are of (*input*), themselves (*trace*), or *both*, as in the authors' code. Old
+    responses depend on inputs alone, and traces lie in their span.
     """
 
     shares: bool = True
     """Whether processes can learn together."""
 
-    def __init__(self, learns_from: LearnsFrom = "both"):
+    def __init__(self, learns_from: LearnsFrom = "input"):
         self.learns_from = learns_from
 
     @abstractmethod
@@ -150,7 +151,7 @@ class EveryStep(Look):
 class Means(Look):
     """One input a sample: the mean over the steps up to the update, a step weighing ``leak`` times the next one."""
 
-    def __init__(self, leak: float, learns_from: LearnsFrom = "both"):
+    def __init__(self, leak: float, learns_from: LearnsFrom = "input"):
         super().__init__(learns_from)
         self.leak = leak
         self._held: dict[int, tuple[list[Tensor], float]] = {}
