@@ -18,14 +18,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from onward.core.signal import dense
 from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
-from onward.kernels.rows import SparseRows
+from onward.kernels.rows import SparseRows, sparse_rows, sparser
 from onward.kernels.scan import seen, weighted_sum
-from onward.kernels.sparse import GATHER_BELOW, SCATTER_BELOW, gather, pays, ready, scatter
-from onward.kernels.taps import LINEAR, Taps, conv_taps
+from onward.kernels.sparse import (
+    GATHER_BELOW,
+    GATHER_POSTS_BELOW,
+    SCATTER_BELOW,
+    SCATTER_POSTS_BELOW,
+    gather,
+    pays,
+    ready,
+    scatter,
+    scatter_posts,
+)
+from onward.kernels.taps import LINEAR, Taps, adjoint_taps, conv_taps
 
 Params = Mapping[str, Tensor]
+ZEROS = "exact zeros"
+"""What the way back from a drive is told where posts have them."""
 
 
 class SynapseOps(ABC):
@@ -45,6 +58,10 @@ class SynapseOps(ABC):
 
     def taps(self, module: Any, rows: SparseRows) -> Taps | None:
         """How the module reads ``rows``; None where it takes dense tensors only."""
+        return None
+
+    def adjoint_taps(self, module: Any, posts: SparseRows, like: Tensor) -> Taps | None:
+        """How the adjoint reads ``posts`` of inputs such as ``like``; None where it takes dense tensors only."""
         return None
 
     @abstractmethod
@@ -71,6 +88,10 @@ class LinearOps(SynapseOps):
     def taps(self, module: nn.Linear, rows: SparseRows) -> Taps | None:
         """See `SynapseOps.taps`."""
         return LINEAR if rows.places == 1 and rows.dim() == 3 else None
+
+    def adjoint_taps(self, module: nn.Linear, posts: SparseRows, like: Tensor) -> Taps | None:
+        """See `SynapseOps.adjoint_taps`."""
+        return self.taps(module, posts)
 
     def bias(self, module: nn.Linear, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
@@ -103,6 +124,12 @@ class ConvOps(SynapseOps):
         if module.groups != 1 or rows.inner != module.in_channels or rows.dim() != len(module.kernel_size) + 3:
             return None
         return conv_taps(tuple(rows.shape[3:]), module.kernel_size, _geometry(module))
+
+    def adjoint_taps(self, module: Any, posts: SparseRows, like: Tensor) -> Taps | None:
+        """See `SynapseOps.adjoint_taps`; as for `taps`."""
+        if module.groups != 1 or posts.inner != module.out_channels or posts.dim() != like.dim():
+            return None
+        return adjoint_taps(tuple(like.shape[3:]), module.kernel_size, _geometry(module))
 
 
 def _geometry(module: Any) -> Geometry:
@@ -185,22 +212,50 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (x,) = ctx.saved_tensors
-        post = grads[0].flatten(0, 1)
-        credit = ops_of(ctx.module).transpose(ctx.module, ctx.back, post, x.flatten(0, 1))
-        return credit.unflatten(0, x.shape[:2]), None, None, None, None
+        (x,), post = ctx.saved_tensors, grads[0]
+        rows = sparse_rows(post) if ZEROS in ctx.metadata else None
+        return transpose(ctx.module, ctx.back, rows or post, x), None, None, None, None
 
 
-def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor, into: Params) -> None:
-    """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``."""
+def expect_zeros(drive: Tensor) -> None:
+    """Tells the way back from a ``drive`` of `through` that many posts are exactly zero: it is to look for them."""
+    back: Any = drive.grad_fn
+    if back is not None:
+        back.metadata[ZEROS] = True
+
+
+def transpose(module: nn.Module, params: Params, post: Tensor | SparseRows, like: Tensor) -> Tensor:
+    """W^T post of a chunk ``[K, B, ...]`` in the shape of ``like``; of sparse rows without the zeros if that pays."""
+    if isinstance(post, SparseRows):
+        taps = _gather_posts_taps(module, params, post, like)
+        if taps is not None:
+            flat = gather(post, params["weight"].transpose(0, 1), taps, None)
+            return flat.view(*like.shape[:2], *like.shape[3:], like.shape[2]).movedim(-1, 2)
+        post = post.dense()
+    credit = ops_of(module).transpose(module, params, post.flatten(0, 1), like.flatten(0, 1))
+    return credit.unflatten(0, like.shape[:2])
+
+
+def deposit(
+    module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor | SparseRows, into: Params
+) -> None:
+    """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``.
+
+    Of sparse rows the zeros are left out where that is faster: those of one of the two, if both are sparse.
+    """
     ops = ops_of(module)
+    if isinstance(pre, Tensor) and len(pre) > 1 and pre.stride(0) == 0:
+        return ops.outer(module, params, pre[0], weighted_sum(dense(post), [1.0] * len(post)), into)
+    if isinstance(post, SparseRows):
+        taps = None if sparser(pre, post) else _scatter_posts_taps(module, params, dense(pre), post, into)
+        if taps is not None:
+            return scatter_posts(post, _as_rows(dense(pre)), taps, into["weight"])
+        post = post.dense()
     if isinstance(pre, SparseRows):
         taps = _scatter_taps(module, params, pre, post, into)
         if taps is not None:
             return scatter(pre, _as_rows(post), taps, into["weight"])
         pre = pre.dense()
-    if len(pre) > 1 and pre.stride(0) == 0:
-        return ops.outer(module, params, pre[0], weighted_sum(post, [1.0] * len(post)), into)
     return ops.outer(module, params, pre.flatten(0, 1), post.flatten(0, 1), into)
 
 
@@ -244,6 +299,40 @@ def _scatter_taps(module: nn.Module, params: Params, pre: SparseRows, post: Tens
         pre,
         lambda rows: scatter(rows, _as_rows(post), taps, trial()["weight"]),
         lambda dense: ops.outer(module, params, dense.flatten(0, 1), post.flatten(0, 1), trial()),
+    )
+    return taps if faster else None
+
+
+def _gather_posts_taps(module: nn.Module, params: Params, post: SparseRows, like: Tensor) -> Taps | None:
+    """How the adjoint reads ``post``, where W^T post is faster without the zeros."""
+    ops, weight = ops_of(module), params["weight"]
+    taps = ops.adjoint_taps(module, post, like)
+    if taps is None or not ready(post.values, weight):
+        return None
+    turned = weight.transpose(0, 1)
+    faster = pays(
+        GATHER_POSTS_BELOW,
+        _size(post, turned),
+        post,
+        lambda rows: gather(rows, turned, taps, None),
+        lambda trial: ops.transpose(module, params, trial.flatten(0, 1), like.flatten(0, 1)),
+    )
+    return taps if faster else None
+
+
+def _scatter_posts_taps(module: nn.Module, params: Params, pre: Tensor, post: SparseRows, into: Params) -> Taps | None:
+    """How the adjoint reads ``post``, where the weight gradient is faster without its zeros."""
+    ops, weight = ops_of(module), into["weight"]
+    taps = ops.adjoint_taps(module, post, pre)
+    if taps is None or not ready(post.values, params["weight"], weight):
+        return None
+    trial = cache(lambda: {"weight": torch.zeros_like(weight)})
+    faster = pays(
+        SCATTER_POSTS_BELOW,
+        _size(post, weight.transpose(0, 1)),
+        post,
+        lambda rows: scatter_posts(rows, _as_rows(pre), taps, trial()["weight"]),
+        lambda x: ops.outer(module, params, pre.flatten(0, 1), x.flatten(0, 1), trial()),
     )
     return taps if faster else None
 

@@ -57,6 +57,15 @@ class Products:
         few = read.channels_last and read.share <= MOST
         return few and COUNT.serves(self.outline.chunk(read, steps, self.batch))
 
+    def posts(self, node: Node, steps: int) -> float:
+        """Bytes of the list of what is not zero of a post, at most; 0 where slopes have no exact zeros."""
+        own = self.outline.layers[node.index]
+        if not self.outline.net.exact_zeros(node) or not own.channels_last:
+            return 0.0
+        if not COUNT.serves(self.outline.chunk(own, steps, self.batch)):
+            return 0.0
+        return (MOST * own.size * NONZERO + own.places * ROW) * steps * self.batch
+
     def gathers(self, node: Node, steps: int, leaving: float = 0.0) -> bool:
         """Whether the drive is made from the list, where ``leaving`` of a dense product is to be done anyway."""
         return self._pays(GATHER_BELOW, node, steps, leaving)
