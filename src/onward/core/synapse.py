@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from onward.core.signal import dense
+from onward.kernels.choice import Share
 from onward.kernels.convolve import Geometry, convolve, transposed, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
-from onward.kernels.rows import SparseRows, sparse_rows, sparser
+from onward.kernels.rows import MOST, SparseRows, sparse_rows
 from onward.kernels.scan import seen, weighted_sum
 from onward.kernels.sparse import (
     GATHER_BELOW,
@@ -177,6 +179,11 @@ def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+def still(x: Tensor | SparseRows) -> bool:
+    """Whether the steps of a chunk ``[K, B, ...]`` are one frame, seen several times."""
+    return isinstance(x, Tensor) and len(x) > 1 and x.stride(0) == 0
+
+
 def drive(module: nn.Module, params: Params, x: Tensor | SparseRows) -> Tensor:
     """The drive ``[K, B, ...]`` of a chunk; of sparse rows without ever making them dense, where that can be."""
     ops = ops_of(module)
@@ -213,7 +220,7 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,), post = ctx.saved_tensors, grads[0]
-        rows = sparse_rows(post) if ZEROS in ctx.metadata else None
+        rows = _listed(post, ctx.back, GATHER_POSTS_BELOW) if ZEROS in ctx.metadata else None
         return transpose(ctx.module, ctx.back, rows or post, x), None, None, None, None
 
 
@@ -236,18 +243,47 @@ def transpose(module: nn.Module, params: Params, post: Tensor | SparseRows, like
     return credit.unflatten(0, like.shape[:2])
 
 
+def few_posts(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor) -> Tensor | SparseRows:
+    """What a deposit with ``pre`` is to take of a ``post`` with exact zeros: the rest alone, where that is fastest.
+
+    It is not where ``pre`` stands still, nor where leaving out its own zeros saves more.
+    """
+    if still(pre):
+        return post
+    rows = _listed(post, params, SCATTER_POSTS_BELOW, _as_sparse_as(pre, post))
+    return rows if rows is not None and _scatter_posts_taps(module, params, dense(pre), rows) else post
+
+
+def _as_sparse_as(pre: Tensor | SparseRows, post: Tensor) -> float:
+    """The share of non-zeros in ``post`` at which its zeros save as many products as those of ``pre``.
+
+    Events save more in any case: to make them dense would cost too much.
+    """
+    if isinstance(pre, Tensor):
+        return 1.0
+    return 0.0 if pre.source is None else len(pre.values) * post.shape[2] / (pre.inner * post.numel())
+
+
+def _listed(post: Tensor, params: Params, below: Share, most: float = 1.0) -> SparseRows | None:
+    """The non-zeros of ``post`` up to a share of ``most``, if products that ``below`` tells of may be faster so."""
+    weight = params.get("weight")
+    if most == 0 or weight is None or weight.dim() < 2:
+        return None
+    return sparse_rows(post, min(most, below.foreseen(_posts_size(post.shape, weight), MOST)))
+
+
 def deposit(
     module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor | SparseRows, into: Params
 ) -> None:
     """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``.
 
-    Of sparse rows the zeros are left out where that is faster: those of one of the two, if both are sparse.
+    Of sparse rows the zeros are left out where that is faster; those of ``post``, if both are sparse.
     """
     ops = ops_of(module)
-    if isinstance(pre, Tensor) and len(pre) > 1 and pre.stride(0) == 0:
+    if isinstance(pre, Tensor) and still(pre):
         return ops.outer(module, params, pre[0], weighted_sum(dense(post), [1.0] * len(post)), into)
     if isinstance(post, SparseRows):
-        taps = None if sparser(pre, post) else _scatter_posts_taps(module, params, dense(pre), post, into)
+        taps = _scatter_posts_taps(module, params, dense(pre), post)
         if taps is not None:
             return scatter_posts(post, _as_rows(dense(pre)), taps, into["weight"])
         post = post.dense()
@@ -312,7 +348,7 @@ def _gather_posts_taps(module: nn.Module, params: Params, post: SparseRows, like
     turned = weight.transpose(0, 1)
     faster = pays(
         GATHER_POSTS_BELOW,
-        _size(post, turned),
+        _posts_size(post.shape, weight),
         post,
         lambda rows: gather(rows, turned, taps, None),
         lambda trial: ops.transpose(module, params, trial.flatten(0, 1), like.flatten(0, 1)),
@@ -320,16 +356,16 @@ def _gather_posts_taps(module: nn.Module, params: Params, post: SparseRows, like
     return taps if faster else None
 
 
-def _scatter_posts_taps(module: nn.Module, params: Params, pre: Tensor, post: SparseRows, into: Params) -> Taps | None:
+def _scatter_posts_taps(module: nn.Module, params: Params, pre: Tensor, post: SparseRows) -> Taps | None:
     """How the adjoint reads ``post``, where the weight gradient is faster without its zeros."""
-    ops, weight = ops_of(module), into["weight"]
+    ops, weight = ops_of(module), params["weight"]
     taps = ops.adjoint_taps(module, post, pre)
-    if taps is None or not ready(post.values, params["weight"], weight):
+    if taps is None or not ready(post.values, weight):
         return None
     trial = cache(lambda: {"weight": torch.zeros_like(weight)})
     faster = pays(
         SCATTER_POSTS_BELOW,
-        _size(post, weight.transpose(0, 1)),
+        _posts_size(post.shape, weight),
         post,
         lambda rows: scatter_posts(rows, _as_rows(pre), taps, trial()["weight"]),
         lambda x: ops.outer(module, params, pre.flatten(0, 1), x.flatten(0, 1), trial()),
@@ -340,6 +376,11 @@ def _scatter_posts_taps(module: nn.Module, params: Params, pre: Tensor, post: Sp
 def _size(rows: SparseRows, weight: Tensor) -> tuple[int, ...]:
     """What tells one product from another: images, places, outputs, and the numbers that each adds up."""
     return rows.shape[0] * rows.shape[1], rows.places, len(weight), weight[0].numel()
+
+
+def _posts_size(shape: torch.Size, weight: Tensor) -> tuple[int, ...]:
+    """The same for products of posts of such a ``shape`` with turned weights."""
+    return shape[0] * shape[1], prod(shape[3:]), weight.shape[1], weight.numel() // weight.shape[1]
 
 
 def _as_drive(flat: Tensor, module: Any, x: SparseRows) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from onward.core.signal import Carry, dense
-from onward.kernels.rows import SparseRows, sparser
+from onward.kernels.rows import SparseRows
 from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan, weighted_sum
 
 
@@ -35,12 +35,10 @@ class Trace:
 
     def terms(self, post: Postsynaptic) -> Iterator[tuple[Tensor | SparseRows, Postsynaptic]]:
         """Pairs whose outer products add up to the deposit; the memory sits where it costs less, and fills up zeros."""
-        moving = isinstance(self.x, SparseRows) or self.x.stride(0) != 0
-        if isinstance(post, SparseRows) and moving and not sparser(self.x, post):
+        if isinstance(post, SparseRows):
             yield self.dense(), post
             return
-        post = dense(post)
-        if isinstance(self.x, Tensor) and moving and self.x.numel() < post.numel():
+        if isinstance(self.x, Tensor) and self.x.stride(0) != 0 and self.x.numel() < post.numel():
             yield self.dense(), post
             return
         if isinstance(self.x, Tensor) and self.x.stride(0) == 0:

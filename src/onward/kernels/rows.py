@@ -116,16 +116,6 @@ def sparse_rows(x: Tensor, most: float | None = None) -> SparseRows | None:
     return SparseRows(indices, offsets, values, x.shape, prod(x.shape[3:]), x)
 
 
-def sparser(pre: Tensor | SparseRows, post: SparseRows) -> bool:
-    """Whether the zeros of ``pre`` save more products of the two than those of ``post``.
-
-    Events do in any case: to make them dense would cost more than it saves.
-    """
-    if isinstance(pre, Tensor):
-        return False
-    return pre.source is None or len(pre.values) * post.inner <= len(post.values) * pre.inner
-
-
 def _as_rows(x: Tensor) -> Tensor | None:
     """A view of ``x`` as rows over features or channels, if its memory is laid out so."""
     if x.dim() > 3:

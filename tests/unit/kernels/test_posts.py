@@ -14,11 +14,12 @@ from onward.core import synapse
 from onward.core.containers import Residual
 from onward.core.glue import Scale
 from onward.core.network import Network
-from onward.core.synapse import deposit, drive, transpose
+from onward.core.signal import dense
+from onward.core.synapse import deposit, drive, few_posts, transpose
 from onward.core.trace import Trace
 from onward.kernels import sparse
 from onward.kernels.compiled import Use, using
-from onward.kernels.rows import SparseRows, sparse_rows, sparser
+from onward.kernels.rows import SparseRows, sparse_rows
 from onward.neurons import LI, AdaptiveLIF, CubaLIF
 from onward.surrogates import LocalZO, Sigmoid, Surrogate, Triangle
 
@@ -57,7 +58,8 @@ def random(*shape: int, seed: int = 0, share: float = 1.0) -> Tensor:
 
 
 def listed(x: Tensor) -> SparseRows:
-    rows = sparse_rows(x, most=1.0)
+    with using(Use.ALWAYS):
+        rows = sparse_rows(x, most=1.0)
     assert rows is not None
     return rows
 
@@ -114,20 +116,23 @@ def test_groups_and_other_numbers_stay_dense(taken: list[str]) -> None:
     assert not taken
 
 
-def test_of_two_sparse_factors_the_zeros_of_the_sparser_are_left_out(taken: list[str]) -> None:
-    module = nn.Linear(60, 90)
-    for pre_share, expected in ((0.5, ["scatter_posts"]), (0.05, [])):
-        pre, post = random(3, 5, 60, share=pre_share), random(3, 5, 90, seed=1, share=0.2)
-        found = gradient(module, listed(pre), listed(post))
-        assert torch.allclose(found, gradient(module, pre, post), atol=1e-5)
-        assert taken == expected
-        taken.clear()
-
-
-def test_events_are_not_made_dense_for_the_zeros_of_posts() -> None:
-    events = SparseRows.events(torch.tensor([2, 0, 3]), torch.tensor([0, 1, 1, 3]), (3, 1, 4), torch.ones(3))
-    assert sparser(events, listed(torch.zeros(3, 1, 4)))
-    assert not sparser(torch.zeros(3, 1, 4), listed(torch.ones(3, 1, 4)))
+@pytest.mark.parametrize(
+    ("pre", "taken_alone"),
+    [
+        (random(3, 5, 60), True),
+        (listed(random(3, 5, 60, share=0.5)), True),
+        (listed(random(3, 5, 60, share=0.05)), False),
+        (random(1, 5, 60).expand(3, 5, 60), False),
+        (SparseRows.events(torch.zeros(0), torch.zeros(16, dtype=torch.int64), (3, 5, 60), torch.zeros(0)), False),
+    ],
+)
+def test_zeros_of_posts_are_left_out_where_that_saves_most(pre: Tensor | SparseRows, taken_alone: bool) -> None:
+    """They do not where the input has fewer non-zeros, stands still, or comes as events."""
+    module, post = nn.Linear(60, 90), random(3, 5, 90, seed=1, share=0.2)
+    found = few_posts(module, weights(module), pre, post)
+    assert isinstance(found, SparseRows) is taken_alone
+    assert torch.equal(dense(found), post)
+    assert torch.allclose(gradient(module, pre, found), gradient(module, dense(pre), post), atol=1e-5)
 
 
 @pytest.mark.parametrize("pre", [random(5, 3, 60), random(1, 3, 60).expand(5, 3, 60), random(5, 3, 60, share=0.05)])
@@ -144,9 +149,9 @@ def test_a_trace_gives_the_same_deposit_for_few_posts(pre: Tensor, before: Tenso
         assert torch.allclose(found, wanted, atol=1e-4)
 
 
-def test_memory_fills_no_zeros_where_it_need_not() -> None:
-    dense, few = random(5, 3, 60), listed(random(5, 3, 90, seed=1, share=0.2))
-    for x in (dense, listed(random(5, 3, 60, share=0.5))):
+def test_memory_fills_no_zeros_of_posts() -> None:
+    few = listed(random(5, 3, 90, seed=1, share=0.2))
+    for x in (random(5, 3, 60), listed(random(5, 3, 60, share=0.5))):
         ((_, post),) = Trace(x, 0.8, None).terms(few)
         assert post is few
 
@@ -207,21 +212,21 @@ def test_ZL9_rules_learn_the_same_without_the_zeros(
 
 
 @pytest.mark.parametrize(
-    ("surrogate", "rule", "looks"), [(Sigmoid, "sltt", 0), (Triangle, "bptt", 0), (Triangle, "sltt", 2)]
+    ("surrogate", "rule", "looks"),
+    [(Sigmoid, "sltt", False), (Triangle, "bptt", False), (Triangle, "sltt", True), (Triangle, "opzo", True)],
 )
 def test_nobody_looks_for_zeros_where_there_are_none(
-    surrogate: Callable[[], Surrogate], rule: str, looks: int, monkeypatch: pytest.MonkeyPatch
+    surrogate: Callable[[], Surrogate], rule: str, looks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the way back, a chunk of 3 steps each time."""
-    seen: list[torch.Size] = []
+    seen: list[Tensor] = []
 
-    def look(x: Tensor) -> SparseRows | None:
-        seen.append(x.shape)
-        return sparse_rows(x)
+    def look(x: Tensor, most: float) -> SparseRows | None:
+        seen.append(x)
+        return sparse_rows(x, most)
 
     monkeypatch.setattr(synapse, "sparse_rows", look)
     learned(flat(surrogate), FRAMES, rule, Use.ALWAYS)
-    assert seen == [torch.Size((3, 4, 70))] * looks
+    assert bool(seen) is looks
 
 
 def test_neurons_say_whether_their_slopes_have_exact_zeros() -> None:
