@@ -220,7 +220,7 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,), post = ctx.saved_tensors, grads[0]
-        rows = _listed(post, ctx.back, GATHER_POSTS_BELOW) if ZEROS in ctx.metadata else None
+        rows = _listed(post, ctx.back, x, GATHER_POSTS_BELOW) if ZEROS in ctx.metadata else None
         return transpose(ctx.module, ctx.back, rows or post, x), None, None, None, None
 
 
@@ -250,7 +250,7 @@ def few_posts(module: nn.Module, params: Params, pre: Tensor | SparseRows, post:
     """
     if still(pre):
         return post
-    rows = _listed(post, params, SCATTER_POSTS_BELOW, _as_sparse_as(pre, post))
+    rows = _listed(post, params, pre, SCATTER_POSTS_BELOW, _as_sparse_as(pre, post))
     return rows if rows is not None and _scatter_posts_taps(module, params, dense(pre), rows) else post
 
 
@@ -264,10 +264,17 @@ def _as_sparse_as(pre: Tensor | SparseRows, post: Tensor) -> float:
     return 0.0 if pre.source is None else len(pre.values) * post.shape[2] / (pre.inner * post.numel())
 
 
-def _listed(post: Tensor, params: Params, below: Share, most: float = 1.0) -> SparseRows | None:
-    """The non-zeros of ``post`` up to a share of ``most``, if products that ``below`` tells of may be faster so."""
+def _listed(
+    post: Tensor, params: Params, pre: Tensor | SparseRows, below: Share, most: float = 1.0
+) -> SparseRows | None:
+    """The non-zeros of ``post`` up to a share of ``most``, if products that ``below`` tells of may be faster so.
+
+    They cannot where weights do not join each input ``pre`` with each output, or are no float32.
+    """
     weight = params.get("weight")
-    if most == 0 or weight is None or weight.dim() < 2:
+    if most == 0 or weight is None or weight.dtype is not torch.float32:
+        return None
+    if weight.shape[:2] != (post.shape[2], pre.shape[2]):
         return None
     return sparse_rows(post, min(most, below.foreseen(_posts_size(post.shape, weight), MOST)))
 
