@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onward.core.synapse import deposit, drive
+from onward.core.synapse import deposit, drive, transpose
 from onward.kernels import Use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.host import keep_pages
@@ -99,8 +99,16 @@ class Layer:
 
     def input(self, density: float) -> Tensor:
         """Random numbers, maps channels last."""
-        rows = _random(*self.shape[:2], *self.shape[3:], self.shape[2], density=density)
-        return rows.movedim(-1, 2)
+        return self._laid(self.shape, density)
+
+    def post(self, density: float) -> Tensor:
+        """The same at its output."""
+        frame = self.module(torch.zeros(1, *self.shape[2:]))
+        return self._laid((*self.shape[:2], *frame.shape[1:]), density)
+
+    @staticmethod
+    def _laid(shape: tuple[int, ...], density: float) -> Tensor:
+        return _random(*shape[:2], *shape[3:], shape[2], density=density).movedim(-1, 2)
 
 
 def _gather(layer: Layer, density: float) -> Case:
@@ -128,6 +136,31 @@ def _scatter(layer: Layer, density: float) -> Case:
     return Case(f"scatter {layer.name} density {density:g}", inputs, sparse, _plainly(sparse))
 
 
+def _gather_posts(layer: Layer, density: float) -> Case:
+    params, like = {"weight": next(layer.module.parameters()).detach()}, layer.input(1.0)
+
+    def back(post: Tensor) -> Tensor:
+        return transpose(layer.module, params, sparse_rows(post, 1.0) or post, like)
+
+    return Case(
+        f"gather of posts {layer.name} density {density:g}", lambda: (layer.post(density),), back, _plainly(back)
+    )
+
+
+def _scatter_posts(layer: Layer, density: float) -> Case:
+    params = {"weight": next(layer.module.parameters()).detach()}
+
+    def gradient(x: Tensor, post: Tensor) -> Tensor:
+        into = {"weight": torch.zeros_like(params["weight"])}
+        deposit(layer.module, params, x, sparse_rows(post, 1.0) or post, into)
+        return into["weight"]
+
+    def inputs() -> tuple[Tensor, Tensor]:
+        return layer.input(1.0), layer.post(density)
+
+    return Case(f"scatter of posts {layer.name} density {density:g}", inputs, gradient, _plainly(gradient))
+
+
 SIZES = ((6, 128, 800), (30, 64, 800), (2, 32, 65536))
 LAYERS = (
     (Layer("1920x2312x800", nn.Linear(2312, 800, bias=False), (30, 64, 2312)), (0.01, 0.03, 0.1, 0.2)),
@@ -135,12 +168,25 @@ LAYERS = (
     (Layer("192x64x16x16, 128", nn.Conv2d(64, 128, 3, padding=1, bias=False), (6, 32, 64, 16, 16)), (0.1, 0.3)),
     (Layer("192x256x4x4, 256", nn.Conv2d(256, 256, 3, padding=1, bias=False), (6, 32, 256, 4, 4)), (0.1, 0.3)),
 )
+POSTS = (
+    (Layer("3200x800x800", nn.Linear(800, 800, bias=False), (25, 128, 800)), (0.02, 0.05, 0.1, 0.2, 0.33)),
+    (
+        Layer("192x64x16x16, 128", nn.Conv2d(64, 128, 3, padding=1, bias=False), (6, 32, 64, 16, 16)),
+        (0.02, 0.05, 0.1, 0.2, 0.33),
+    ),
+)
 CASES: Sequence[Case] = [
     *(_firing(*size) for size in SIZES),
     *(_signs(steps * batch, units) for steps, batch, units in SIZES),
     *(_feedback(*size) for size in SIZES),
     *(_correlate(*size) for size in SIZES),
     *(make(layer, density) for make in (_gather, _scatter) for layer, densities in LAYERS for density in densities),
+    *(
+        make(layer, density)
+        for make in (_gather_posts, _scatter_posts)
+        for layer, densities in POSTS
+        for density in densities
+    ),
 ]
 
 

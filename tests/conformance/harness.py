@@ -23,7 +23,7 @@ from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context, dense
 from onward.core.sink import Forwarding, Sink
 from onward.core.tangent import Along
-from onward.core.trace import Presynaptic
+from onward.core.trace import Postsynaptic, Presynaptic
 from onward.rules import rules
 
 OBJECTIVE = PerStep(CrossEntropy())
@@ -54,8 +54,8 @@ class Spy(Forwarding):
         super().__init__(inner)
         self.deposits: list[Deposit] = []
 
-    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
-        self.deposits.append(Deposit(node, dense(pre).clone(), post.clone(), bias_gain))
+    def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
+        self.deposits.append(Deposit(node, dense(pre).clone(), dense(post).clone(), bias_gain))
         super().deposit(node, pre, post, bias_gain)
 
 

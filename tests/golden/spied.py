@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from onward.core.graph import Node
+from onward.core.signal import dense
 from onward.core.sink import Forwarding, Sink
 from onward.core.synapse import ops_of
-from onward.core.trace import Presynaptic
+from onward.core.trace import Postsynaptic, Presynaptic
 
 
 class Spied(Forwarding):
@@ -18,9 +19,9 @@ class Spied(Forwarding):
         super().__init__(inner)
         self.posts: dict[int, Tensor] = {}
 
-    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """Notes the credit at the drive."""
-        self.posts[node.index] = post.clone()
+        self.posts[node.index] = dense(post).clone()
         super().deposit(node, pre, post, bias_gain)
 
     def before(self, node: Node, shape: torch.Size) -> Tensor:

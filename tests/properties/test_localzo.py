@@ -254,6 +254,20 @@ def test_activity_is_counted_where_slopes_are_used() -> None:
     assert neuron.active() is None
 
 
+@pytest.mark.parametrize("name", surrogates.names())
+def test_a_surrogate_says_whether_it_vanishes_away_from_the_threshold(name: str) -> None:
+    surrogate, away = surrogates.build(name), torch.tensor([[[-4.0, 4.0]]], dtype=torch.float64)
+    assert surrogate.exact_zeros is not bool(surrogate.bound(keyed())(away).any())
+
+
+@pytest.mark.parametrize(
+    ("law", "form", "vanishes"),
+    [("normal", "mean", False), ("uniform", "mean", True), ("rademacher", "mean", True), ("normal", "window", True)],
+)
+def test_so_do_means_and_windows_of_estimates(law: str, form: str, vanishes: bool) -> None:
+    assert surrogates.build({"name": "localzo", "law": law, "form": form}).exact_zeros is vanishes
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -24,7 +24,7 @@ from onward.core.neuron import Draw, Firing
 from onward.core.norms import Norms, PerStep
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
-from onward.core.synapse import Params, drive, effective, gather_pays, rowwise
+from onward.core.synapse import Params, drive, effective, expect_zeros, gather_pays, rowwise, still
 from onward.kernels.rows import SparseRows, sparse_rows
 from onward.kernels.scan import seen, shift
 
@@ -267,6 +267,8 @@ class CreditWalk(Interpreter):
         x = self._drive(node, params, signal, rows)
         if torch.is_grad_enabled() and not x.requires_grad:
             x.requires_grad_()
+        if self.net.exact_zeros(node):
+            expect_zeros(x)
         self.record.drives[node.index] = x
         return Signal(x, x)
 
@@ -317,7 +319,7 @@ def nonzeros(clean: Tensor | SparseRows) -> Tensor | SparseRows:
     if isinstance(clean, SparseRows):
         return clean
     clean = clean.detach()
-    if len(clean) > 1 and clean.stride(0) == 0:
+    if still(clean):
         return clean
     return sparse_rows(clean) or clean
 

@@ -6,7 +6,7 @@ It knows no learning rule: a rule supplies the interpretation of each node to `N
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Network(nn.Module):
         self._adopt(sequence)
         self._release = self._last_uses()
         self._readers = [self._all_readers(node) for node in self.nodes]
+        self._keeping = [self._keeps(node) for node in self.nodes]
         self._wakes = self._first_steps()
 
     @property
@@ -94,6 +95,11 @@ class Network(nn.Module):
         Several, where the membrane's input itself is handed on past a neuron, as in MS-ResNets.
         """
         return [self.nodes[index] for index in self._readers[node.index]]
+
+    def exact_zeros(self, node: Node) -> bool:
+        """Whether credit of a step reaches ``node`` with the exact zeros that slopes of all its `readers` have."""
+        readers: list[Any] = [reader.module for reader in self.readers(node)]
+        return self._keeping[node.index] and all(neuron.exact_zeros for neuron in readers)
 
     def exposed(self, node: Node) -> bool:
         """Whether some way from ``node`` to the output passes neither a spike nor a delay."""
@@ -180,6 +186,16 @@ class Network(nn.Module):
                 else:
                     reached.add(later.index)
         return found
+
+    def _keeps(self, node: Node) -> bool:
+        """Whether zeros of credit at the readers of ``node`` come back to it: nothing between mixes or adds credit."""
+        reached = {node.index}
+        for later in self.nodes[node.index + 1 :]:
+            if later.kind not in (Kind.NEURON, Kind.DELAY) and reached.intersection(later.inputs):
+                if later.kind in (Kind.SYNAPSE, Kind.NORM) or any(True for _ in later.module.parameters()):
+                    return False
+                reached.add(later.index)
+        return not self.exposed(node)
 
     def _first_steps(self) -> list[int]:
         steps: list[int] = []

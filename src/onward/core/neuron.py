@@ -116,6 +116,11 @@ class Neuron(nn.Module, ABC):
         """Its rate at rest in a steady drive; None where a spike does not cost a fixed charge."""
         return None
 
+    @property
+    def exact_zeros(self) -> bool:
+        """Whether many slopes may be exactly 0, so that products may leave zeros out."""
+        return False
+
     @abstractmethod
     def start(self, like: Tensor) -> State:
         """The state before the first step; ``like`` is one step's drive ``[B, ...]``."""

@@ -12,8 +12,9 @@ from onward.core.drawn import Drawn, Take
 from onward.core.graph import Node
 from onward.core.group import ALONE, Group
 from onward.core.network import Network
+from onward.core.signal import dense
 from onward.core.synapse import Params, deposit, effective, ops_of
-from onward.core.trace import Presynaptic, Trace
+from onward.core.trace import Postsynaptic, Presynaptic, Trace
 from onward.kernels.scan import weighted_sum
 
 Use = Callable[[Tensor], object]
@@ -44,7 +45,7 @@ class Sink(ABC):
         """Effective weights as products see them: for who takes others than `params`."""
 
     @abstractmethod
-    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """Adds the outer product of ``pre`` and ``post`` ``[K, B, ...]``, summed over steps and batch.
 
         ``bias_gain`` multiplies ``post`` for the bias, step by step, where the bias has an eligibility of its own.
@@ -122,14 +123,14 @@ class GradSink(Sink):
         return {name: self._read(name, weight) for name, weight in weights.items()}
 
     @torch.no_grad()
-    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
         params, module = self._params[node.index], node.module
         if node.index not in self._grads:
             self._grads[node.index] = {k: torch.zeros_like(w) for k, w in self._graph[node.index].items()}
         into = self._grads[node.index]
         if "bias" in into:
-            seen = post.flatten(0, 1) if bias_gain is None else weighted_sum(post, bias_gain)
+            seen = dense(post).flatten(0, 1) if bias_gain is None else weighted_sum(dense(post), bias_gain)
             ops_of(module).bias(module, seen, into)
         for x, memory in pre.terms(post) if isinstance(pre, Trace) else ((pre, post),):
             deposit(module, params, x, memory, into)
@@ -216,7 +217,7 @@ class Forwarding(Sink):
         """See `Sink.reads`."""
         return self.inner.reads(weights)
 
-    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
         self.inner.deposit(node, pre, post, bias_gain)
 

@@ -19,14 +19,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from onward.core.signal import dense
+from onward.kernels.choice import Share
 from onward.kernels.convolve import Geometry, convolve, transposed, unfolded, weight_gradient
 from onward.kernels.dense import column_sums, linear, outer, shortens
-from onward.kernels.rows import SparseRows
+from onward.kernels.rows import MOST, SparseRows, sparse_rows
 from onward.kernels.scan import seen, weighted_sum
-from onward.kernels.sparse import GATHER_BELOW, SCATTER_BELOW, gather, pays, ready, scatter
-from onward.kernels.taps import LINEAR, Taps, conv_taps
+from onward.kernels.sparse import (
+    GATHER_BELOW,
+    GATHER_POSTS_BELOW,
+    SCATTER_BELOW,
+    SCATTER_POSTS_BELOW,
+    gather,
+    pays,
+    ready,
+    scatter,
+    scatter_posts,
+)
+from onward.kernels.taps import LINEAR, Taps, adjoint_taps, conv_taps
 
 Params = Mapping[str, Tensor]
+ZEROS = "exact zeros"
+"""What the way back from a drive is told where posts have them."""
 
 
 class SynapseOps(ABC):
@@ -59,6 +73,10 @@ class SynapseOps(ABC):
     def patches(self, module: Any, x: Tensor, places: Tensor | None = None) -> Tensor:
         """The numbers that outputs add up, ``[R, P, n]``, in the order of a weight's row; at some ``places`` alone."""
         raise NotImplementedError
+
+    def adjoint_taps(self, module: Any, posts: SparseRows, like: Tensor) -> Taps | None:
+        """How the adjoint reads ``posts`` of inputs such as ``like``; None where it takes dense tensors only."""
+        return None
 
     @abstractmethod
     def bias(self, module: Any, post: Tensor, into: Params) -> None:
@@ -97,6 +115,10 @@ class LinearOps(SynapseOps):
         """See `SynapseOps.patches`."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         return rows if places is None else rows[:, places]
+
+    def adjoint_taps(self, module: nn.Linear, posts: SparseRows, like: Tensor) -> Taps | None:
+        """See `SynapseOps.adjoint_taps`."""
+        return self.taps(module, posts)
 
     def bias(self, module: nn.Linear, post: Tensor, into: Params) -> None:
         """See `SynapseOps.bias`."""
@@ -141,6 +163,12 @@ class ConvOps(SynapseOps):
     def patches(self, module: Any, x: Tensor, places: Tensor | None = None) -> Tensor:
         """See `SynapseOps.patches`."""
         return unfolded(x, module.kernel_size, _geometry(module), places)
+
+    def adjoint_taps(self, module: Any, posts: SparseRows, like: Tensor) -> Taps | None:
+        """See `SynapseOps.adjoint_taps`; as for `taps`."""
+        if module.groups != 1 or posts.inner != module.out_channels or posts.dim() != like.dim():
+            return None
+        return adjoint_taps(tuple(like.shape[3:]), module.kernel_size, _geometry(module))
 
 
 def _geometry(module: Any) -> Geometry:
@@ -188,6 +216,11 @@ def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+def still(x: Tensor | SparseRows) -> bool:
+    """Whether the steps of a chunk ``[K, B, ...]`` are one frame, seen several times."""
+    return isinstance(x, Tensor) and len(x) > 1 and x.stride(0) == 0
+
+
 def drive(module: nn.Module, params: Params, x: Tensor | SparseRows) -> Tensor:
     """The drive ``[K, B, ...]`` of a chunk; of sparse rows without ever making them dense, where that can be."""
     ops = ops_of(module)
@@ -223,22 +256,86 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (x,) = ctx.saved_tensors
-        post = grads[0].flatten(0, 1)
-        credit = ops_of(ctx.module).transpose(ctx.module, ctx.back, post, x.flatten(0, 1))
-        return credit.unflatten(0, x.shape[:2]), None, None, None, None
+        (x,), post = ctx.saved_tensors, grads[0]
+        rows = _listed(post, ctx.back, x, GATHER_POSTS_BELOW) if ZEROS in ctx.metadata else None
+        return transpose(ctx.module, ctx.back, rows or post, x), None, None, None, None
 
 
-def deposit(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor, into: Params) -> None:
-    """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``."""
+def expect_zeros(drive: Tensor) -> None:
+    """Tells the way back from a ``drive`` of `through` that many posts are exactly zero: it is to look for them."""
+    back: Any = drive.grad_fn
+    if back is not None:
+        back.metadata[ZEROS] = True
+
+
+def transpose(module: nn.Module, params: Params, post: Tensor | SparseRows, like: Tensor) -> Tensor:
+    """W^T post of a chunk ``[K, B, ...]`` in the shape of ``like``; of sparse rows without the zeros if that pays."""
+    if isinstance(post, SparseRows):
+        taps = _gather_posts_taps(module, params, post, like)
+        if taps is not None:
+            flat = gather(post, params["weight"].transpose(0, 1), taps, None)
+            return flat.view(*like.shape[:2], *like.shape[3:], like.shape[2]).movedim(-1, 2)
+        post = post.dense()
+    credit = ops_of(module).transpose(module, params, post.flatten(0, 1), like.flatten(0, 1))
+    return credit.unflatten(0, like.shape[:2])
+
+
+def few_posts(module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor) -> Tensor | SparseRows:
+    """What a deposit with ``pre`` is to take of a ``post`` with exact zeros: the rest alone, where that is fastest.
+
+    It is not where ``pre`` stands still, nor where leaving out its own zeros saves more.
+    """
+    if still(pre):
+        return post
+    rows = _listed(post, params, pre, SCATTER_POSTS_BELOW, _as_sparse_as(pre, post))
+    return rows if rows is not None and _scatter_posts_taps(module, params, dense(pre), rows) else post
+
+
+def _as_sparse_as(pre: Tensor | SparseRows, post: Tensor) -> float:
+    """The share of non-zeros in ``post`` at which its zeros save as many products as those of ``pre``.
+
+    Events save more in any case: to make them dense would cost too much.
+    """
+    if isinstance(pre, Tensor):
+        return 1.0
+    return 0.0 if pre.source is None else len(pre.values) * post.shape[2] / (pre.inner * post.numel())
+
+
+def _listed(
+    post: Tensor, params: Params, pre: Tensor | SparseRows, below: Share, most: float = 1.0
+) -> SparseRows | None:
+    """The non-zeros of ``post`` up to a share of ``most``, if products that ``below`` tells of may be faster so.
+
+    They cannot where weights do not join each input ``pre`` with each output, or are no float32.
+    """
+    weight = params.get("weight")
+    if most == 0 or weight is None or weight.dtype is not torch.float32:
+        return None
+    if weight.shape[:2] != (post.shape[2], pre.shape[2]):
+        return None
+    return sparse_rows(post, min(most, below.foreseen(_posts_size(post.shape, weight), MOST)))
+
+
+def deposit(
+    module: nn.Module, params: Params, pre: Tensor | SparseRows, post: Tensor | SparseRows, into: Params
+) -> None:
+    """Adds the outer product of two chunks ``[K, B, ...]``, summed over steps and batch, to ``into``.
+
+    Of sparse rows the zeros are left out where that is faster; those of ``post``, if both are sparse.
+    """
     ops = ops_of(module)
+    if isinstance(pre, Tensor) and still(pre):
+        return ops.outer(module, params, pre[0], weighted_sum(dense(post), [1.0] * len(post)), into)
+    if isinstance(post, SparseRows):
+        taps = _scatter_posts_taps(module, params, dense(pre), post)
+        if taps is not None:
+            return scatter_posts(post, _as_rows(dense(pre)), taps, into["weight"])
+        post = post.dense()
     if isinstance(pre, SparseRows):
         taps = _scatter_taps(module, params, pre, post, into)
         if taps is not None:
             return scatter(pre, _as_rows(post), taps, into["weight"])
         pre = pre.dense()
-    if len(pre) > 1 and pre.stride(0) == 0:
-        return ops.outer(module, params, pre[0], weighted_sum(post, [1.0] * len(post)), into)
     return ops.outer(module, params, pre.flatten(0, 1), post.flatten(0, 1), into)
 
 
@@ -286,9 +383,48 @@ def _scatter_taps(module: nn.Module, params: Params, pre: SparseRows, post: Tens
     return taps if faster else None
 
 
+def _gather_posts_taps(module: nn.Module, params: Params, post: SparseRows, like: Tensor) -> Taps | None:
+    """How the adjoint reads ``post``, where W^T post is faster without the zeros."""
+    ops, weight = ops_of(module), params["weight"]
+    taps = ops.adjoint_taps(module, post, like)
+    if taps is None or not ready(post.values, weight):
+        return None
+    turned = weight.transpose(0, 1)
+    faster = pays(
+        GATHER_POSTS_BELOW,
+        _posts_size(post.shape, weight),
+        post,
+        lambda rows: gather(rows, turned, taps, None),
+        lambda trial: ops.transpose(module, params, trial.flatten(0, 1), like.flatten(0, 1)),
+    )
+    return taps if faster else None
+
+
+def _scatter_posts_taps(module: nn.Module, params: Params, pre: Tensor, post: SparseRows) -> Taps | None:
+    """How the adjoint reads ``post``, where the weight gradient is faster without its zeros."""
+    ops, weight = ops_of(module), params["weight"]
+    taps = ops.adjoint_taps(module, post, pre)
+    if taps is None or not ready(post.values, weight):
+        return None
+    trial = cache(lambda: {"weight": torch.zeros_like(weight)})
+    faster = pays(
+        SCATTER_POSTS_BELOW,
+        _posts_size(post.shape, weight),
+        post,
+        lambda rows: scatter_posts(rows, _as_rows(pre), taps, trial()["weight"]),
+        lambda x: ops.outer(module, params, pre.flatten(0, 1), x.flatten(0, 1), trial()),
+    )
+    return taps if faster else None
+
+
 def _size(rows: SparseRows, weight: Tensor) -> tuple[int, ...]:
     """What tells one product from another: images, places, outputs, and the numbers that each adds up."""
     return rows.shape[0] * rows.shape[1], rows.places, len(weight), weight[0].numel()
+
+
+def _posts_size(shape: torch.Size, weight: Tensor) -> tuple[int, ...]:
+    """The same for products of posts of such a ``shape`` with turned weights."""
+    return shape[0] * shape[1], prod(shape[3:]), weight.shape[1], weight.numel() // weight.shape[1]
 
 
 def _as_drive(flat: Tensor, module: Any, x: SparseRows) -> Tensor:

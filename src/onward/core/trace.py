@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from onward.core.signal import Carry
+from onward.core.signal import Carry, dense
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import leaky_scan, leaky_sum, reverse_scan, weighted_sum
 
@@ -27,16 +27,17 @@ class Trace:
 
     def dense(self) -> Tensor:
         """The trace at every step, ``[K, B, ...]``."""
-        x = self.x if isinstance(self.x, Tensor) else self.x.dense()
-        return leaky_scan(x, self.before, self.decay)
+        return leaky_scan(dense(self.x), self.before, self.decay)
 
     def last(self) -> Tensor:
         """The trace at the last step, ``[B, ...]``."""
-        x = self.x if isinstance(self.x, Tensor) else self.x.dense()
-        return leaky_sum(x, self.before, self.decay)
+        return leaky_sum(dense(self.x), self.before, self.decay)
 
-    def terms(self, post: Tensor) -> Iterator[tuple[Tensor | SparseRows, Tensor]]:
-        """Pairs whose outer products add up to the deposit; the memory sits where it costs less."""
+    def terms(self, post: Postsynaptic) -> Iterator[tuple[Tensor | SparseRows, Postsynaptic]]:
+        """Pairs whose outer products add up to the deposit; the memory sits where it costs less, and fills up zeros."""
+        if isinstance(post, SparseRows):
+            yield self.dense(), post
+            return
         if isinstance(self.x, Tensor) and self.x.stride(0) != 0 and self.x.numel() < post.numel():
             yield self.dense(), post
             return
@@ -53,6 +54,8 @@ class Trace:
 
 Presynaptic = Tensor | SparseRows | Trace
 """What a deposit may take as its presynaptic factor."""
+Postsynaptic = Tensor | SparseRows
+"""What it may take as its postsynaptic factor: ``[K, B, ...]``, or what is not exactly zero of it."""
 
 
 def trace(

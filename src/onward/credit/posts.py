@@ -10,6 +10,8 @@ from torch import Tensor
 from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, pull_back, trainable
 from onward.core.sink import Sink
+from onward.core.synapse import few_posts
+from onward.core.trace import Postsynaptic
 from onward.credit.base import Credit, Head
 from onward.kernels.feedback import Feedback
 
@@ -61,8 +63,11 @@ class Posts:
         for index, credit in found.items():
             self._credits.setdefault(index, []).append(credit)
 
-    def settle(self) -> Iterator[tuple[Node, Tensor]]:
-        """Credit times slope, pulled back to the next spike and no further; then every synapse with its post."""
+    def settle(self) -> Iterator[tuple[Node, Postsynaptic]]:
+        """Credit times slope, pulled back to the next spike and no further; then every synapse with its post.
+
+        Of slopes with exact zeros, what is not zero alone, where deposits are faster so.
+        """
         for index, credits in self._credits.items():
             neuron, slope = self.net.nodes[index], self.record.firings[index].slope
             for credit in credits:
@@ -70,7 +75,12 @@ class Posts:
                 self._pull(self.record.inputs[index], post, self._taught_by(neuron))
                 self._fit_neuron(neuron, credit)
         for index, post in self._posts.items():
-            yield self.net.nodes[index], post
+            yield self.net.nodes[index], self._few(self.net.nodes[index], post)
+
+    def _few(self, node: Node, post: Tensor) -> Postsynaptic:
+        if not self.net.exact_zeros(node):
+            return post
+        return few_posts(node.module, self.sink.params(node), self.record.pres[node.index], post)
 
     def _taught_by(self, neuron: Node) -> list[Node]:
         """What takes the credit of ``neuron``: all that reaches no other neuron before it.

@@ -1,12 +1,13 @@
-"""Products with what is mostly zero: events, and spikes.
+"""Products with what is mostly zero: events, spikes, and posts of slopes with exact zeros.
 
 With the taps of `onward.kernels.taps`, both cost non-zeros x taps x outputs:
 
     gather    drive[p] = sum over taps k, places q = table[p, k], non-zeros (i, v) of q:   v W[k, i]
     scatter   dW[k, i] += v post[p]                                   over the same triples
 
-Each is a sum of rows of a table (of weights; of posts), `SPAN` numbers of a row at a time, kept in registers. Plain
-twins: the dense products of the same tensors.
+The adjoint W^T post is a gather of posts, and the weight gradient also a scatter of them: weights and their gradient
+are turned for that, and taps are those of the adjoint. Each product is a sum of rows of a table (of weights; of posts),
+`SPAN` numbers of a row at a time, kept in registers. Plain twins: the dense products of the same tensors.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def scatter(rows: SparseRows, post: Tensor, taps: Taps, into: Tensor) -> None:
     SCATTER(turned, weights, starts, post, taps.homes, taps.total, images, taps.shifts, parts, grad)
     if grad.data_ptr() != into.data_ptr():
         into.copy_(grad.view(into.shape))
+
+
+def scatter_posts(posts: SparseRows, pre: Tensor, taps: Taps, into: Tensor) -> None:
+    """As `scatter`, of the non-zeros of ``posts`` and dense ``pre`` ``[R * places, in]``; ``taps`` of the adjoint."""
+    turned = into.new_zeros(into.transpose(0, 1).shape)
+    scatter(posts, pre, taps, turned)
+    into.add_(turned.transpose(0, 1))
 
 
 def ready(*tensors: Tensor) -> bool:
@@ -155,3 +163,4 @@ GATHER = Kernel("gather", lambda: PACK.works and _gather_agrees())
 TURN = Kernel("turn", _turn_agrees)
 SCATTER = Kernel("scatter", lambda: TURN.works and _scatter_agrees())
 GATHER_BELOW, SCATTER_BELOW = Share("gather"), Share("scatter")
+GATHER_POSTS_BELOW, SCATTER_POSTS_BELOW = Share("gather of posts"), Share("scatter of posts")

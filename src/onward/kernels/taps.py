@@ -59,16 +59,40 @@ def conv_taps(size: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry
     steps = [torch.arange(k) * d for _, k, _, _, d in axes]
     reach = [int(step[-1]) for step in steps]
     grid = tuple(n + r for n, r in zip(size, reach, strict=True))
-    read = _flat([(a[:, None] + b).flatten() for a, b in zip(starts, steps, strict=True)], size)
-    pairs = [n for pair in zip(out, kernel, strict=True) for n in pair]  # out_0, kernel_0, out_1, kernel_1, ...
-    order = [*range(0, len(pairs), 2), *range(1, len(pairs), 2)]
     return Taps(
-        table=read.view(pairs).permute(order).reshape(prod(out), prod(kernel)).contiguous(),
+        table=_table([a[:, None] + b for a, b in zip(starts, steps, strict=True)], size),
         cells=_flat([torch.arange(n) for n in size], grid),
         homes=_flat([start + r for start, r in zip(starts, reach, strict=True)], grid),
         shifts=_flat([r - step for step, r in zip(steps, reach, strict=True)], grid),
         total=prod(grid),
     )
+
+
+@cache
+def adjoint_taps(size: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry) -> Taps:
+    """The same for its adjoint, which reads places of the output for every position of a map of ``size``."""
+    axes, out = geometry.axes(size, kernel), tuple(geometry.size_after(size, kernel))
+    steps = [torch.arange(k) * d for _, k, _, _, d in axes]
+    ahead = [torch.arange(n)[:, None] + p - step for (n, _, _, p, _), step in zip(axes, steps, strict=True)]
+    starts = [torch.arange(m) * s for m, (_, _, s, _, _) in zip(out, axes, strict=True)]
+    grid = tuple(max(n + p, int(a[-1] + b[-1]) + 1) for (n, _, _, p, _), a, b in zip(axes, starts, steps, strict=True))
+    return Taps(
+        table=_table(
+            [torch.where(a % s == 0, a // s, -1) for a, (_, _, s, _, _) in zip(ahead, axes, strict=True)], out
+        ),
+        cells=_flat(starts, grid),
+        homes=_flat([torch.arange(n) + p for n, _, _, p, _ in axes], grid),
+        shifts=_flat(steps, grid),
+        total=prod(grid),
+    )
+
+
+def _table(reads: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    """``[positions, taps]`` from what is read along each axis ``[positions, taps]`` of a map of ``size``."""
+    pairs = [n for read in reads for n in read.shape]  # positions_0, taps_0, positions_1, taps_1, ...
+    order = [*range(0, len(pairs), 2), *range(1, len(pairs), 2)]
+    flat = _flat([read.flatten() for read in reads], size).view(pairs).permute(order)
+    return flat.reshape(prod(pairs[::2]), prod(pairs[1::2])).contiguous()
 
 
 def _flat(coordinates: list[Tensor], size: tuple[int, ...]) -> Tensor:

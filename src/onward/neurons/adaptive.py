@@ -35,6 +35,11 @@ class AdaptiveLIF(Neuron):
         """See `Neuron.spiking`."""
         return True
 
+    @property
+    def exact_zeros(self) -> bool:
+        """See `Neuron.exact_zeros`."""
+        return self.membrane.exact_zeros
+
     def start(self, like: Tensor) -> State:
         """See `Neuron.start`: the membrane, then the adaptation."""
         return (*self.membrane.start(like), torch.zeros_like(like))

@@ -170,6 +170,11 @@ class Affine(Neuron):
             return None
         return RateLaw(self._decay, self.gain / lost, self.drift / lost, self.height)
 
+    @property
+    def exact_zeros(self) -> bool:
+        """See `Neuron.exact_zeros`."""
+        return self.surrogate.exact_zeros
+
     def start(self, like: Tensor) -> State:
         """See `Neuron.start`."""
         return (torch.full_like(like, self.initial),)

@@ -94,6 +94,11 @@ class CubaLIF(Neuron):
         """See `Neuron.spiking`."""
         return True
 
+    @property
+    def exact_zeros(self) -> bool:
+        """See `Neuron.exact_zeros`."""
+        return self.membrane.exact_zeros
+
     def start(self, like: Tensor) -> State:
         """See `Neuron.start`: the current, then the membrane."""
         return (torch.zeros_like(like), *self.membrane.start(like))

@@ -13,6 +13,9 @@ from onward.kernels.fire import ABOVE, Shape
 class Surrogate(ABC):
     """A stand-in for the derivative of the Heaviside step."""
 
+    exact_zeros: bool = False
+    """Whether psi is exactly 0 away from the threshold, so that products may leave zeros out."""
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """psi(x), elementwise; ``x`` is membrane potential minus threshold."""

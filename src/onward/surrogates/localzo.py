@@ -37,6 +37,8 @@ class LocalZO(Surrogate):
     tensor([1., 1., 0.])
     """
 
+    exact_zeros = True
+
     def __init__(self, delta: float = 0.5, samples: int = 5, probe: Probe | None = None):
         checked(delta, samples)
         self.delta, self.samples, self.probe = delta, samples, probe or Normal()
@@ -98,6 +100,7 @@ class Windowed(Surrogate):
 
     mean: Surrogate
     window: float
+    exact_zeros = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""

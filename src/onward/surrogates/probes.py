@@ -291,6 +291,7 @@ class Box(Surrogate):
     """psi(x) = 1 / (2 r) for |x| < r."""
 
     reach: float
+    exact_zeros = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""
@@ -302,6 +303,7 @@ class Parabola(Surrogate):
     """psi(x) = 3 max(0, 1 - x^2 / r^2) / (4 r)."""
 
     reach: float
+    exact_zeros = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""

@@ -52,6 +52,7 @@ class Triangle(Surrogate):
     """psi(x) = max(0, k - k^2 abs(x))."""
 
     slope: float = 1.0
+    exact_zeros = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""
@@ -68,6 +69,7 @@ class Rectangle(Surrogate):
     """psi(x) = 1/w for abs(x) <= w/2, else 0."""
 
     width: float = 1.0
+    exact_zeros = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""
@@ -117,6 +119,7 @@ class QuasiClamp(Surrogate):
     """psi(x) = 1 for abs(x) <= a, else 0."""
 
     width: float = 1.0
+    exact_zeros = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Surrogate.__call__`."""

@@ -283,7 +283,7 @@ class WithinSteps(Scene):
             self.post(node, steps, holds)
         self.passed(steps)
         for node in order:
-            self.deposit(node, steps, self.memory(node, steps, holds))
+            self.deposit(node, steps, self.memory(node, steps, holds) + self.products.posts(node, steps))
 
     def passed(self, steps: int) -> None:
         """The way back is over; the graph of a chunk stays, since more credit may take it."""
@@ -294,7 +294,10 @@ class WithinSteps(Scene):
         reader = self.outline.reader[node.index]
         if reader is None:
             return
-        back = self.products.transposed(node, steps) if self.crosses and self.outline.sources[node.index] else 0
+        listed = self.products.posts(node, steps)
+        back = (
+            self.products.transposed(node, steps) + listed if self.crosses and self.outline.sources[node.index] else 0
+        )
         apart = self.crosses or reader.inputs[0] != node.index  # from what the graph, or glue, hands down
         seeds = self.stage.chunk(self.outline.layers[reader.index], steps) * (apart + min(holds.credits, 1))
         self.borrow(seeds + back)

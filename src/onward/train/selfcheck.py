@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onward import _pair
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule, Network, PerStep, run_sequence
 from onward.core.errors import OnwardError
-from onward.core.synapse import deposit, drive
+from onward.core.synapse import Params, deposit, drive, transpose
 from onward.kernels.compiled import KERNELS, Use, in_use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.fire import Recurrence, Shape, fire, membrane
@@ -239,7 +239,7 @@ def _bits() -> None:
 
 
 def _sparse_products() -> None:
-    """Products of what is mostly zero, forward and for the weight gradient."""
+    """Products of what is mostly zero: forward, back, and for the weight gradient."""
     for module, features in ((nn.Linear(300, 170), (300,)), (nn.Conv2d(5, 40, 3, padding=1), (9, 8, 5))):
         x = torch.randn(4, 3, *features).relu() * (torch.rand(4, 3, *features) < 0.1)
         x = x.movedim(-1, 2) if len(features) > 1 else x
@@ -252,6 +252,18 @@ def _sparse_products() -> None:
         found = drive(module, params, x if rows is None else rows)
         _same("gather", [found], [plain])
         _same("scatter", list(sparse.values()), list(dense.values()))
+        _posts(module, params, x, post * (torch.rand_like(post) < 0.1))
+
+
+def _posts(module: nn.Module, params: Params, x: Tensor, post: Tensor) -> None:
+    """The same where posts are mostly zero."""
+    rows = sparse_rows(post, most=1.0)
+    few = post if rows is None else rows
+    _same("gather", [transpose(module, params, few, x)], [transpose(module, params, post, x)])
+    dense, sparse = ({"weight": torch.zeros_like(params["weight"])} for _ in range(2))
+    deposit(module, params, x, post, dense)
+    deposit(module, params, x, few, sparse)
+    _same("scatter", [sparse["weight"]], [dense["weight"]])
 
 
 def _feedback() -> None:

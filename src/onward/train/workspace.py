@@ -16,7 +16,14 @@ from onward.kernels.choice import Share
 from onward.kernels.dense import WORTH
 from onward.kernels.host import SPAN
 from onward.kernels.rows import COUNT, MOST
-from onward.kernels.sparse import GATHER_BELOW, NEAR, SCATTER_BELOW, ready
+from onward.kernels.sparse import (
+    GATHER_BELOW,
+    GATHER_POSTS_BELOW,
+    NEAR,
+    SCATTER_BELOW,
+    SCATTER_POSTS_BELOW,
+    ready,
+)
 from onward.train.outline import Outline
 
 BREAK_EVEN = 0.1
@@ -56,6 +63,16 @@ class Products:
             return read.sparse
         few = read.channels_last and read.share <= MOST
         return few and COUNT.serves(self.outline.chunk(read, steps, self.batch))
+
+    def posts(self, node: Node, steps: int) -> float:
+        """Bytes of the list of what is not zero of a post, at most; 0 where slopes have no exact zeros."""
+        own, weight = self.outline.layers[node.index], self.outline.weights[node.index]["weight"]
+        looked = self.outline.net.exact_zeros(node) and own.channels_last and len(weight) > 1
+        if not looked or not COUNT.serves(self.outline.chunk(own, steps, self.batch)):
+            return 0.0
+        size = (steps * self.batch, own.places, weight[1], weight.numel() // weight[1])
+        most = max(below.foreseen(size, MOST) for below in (GATHER_POSTS_BELOW, SCATTER_POSTS_BELOW))
+        return (most * own.size * NONZERO + own.places * ROW) * steps * self.batch
 
     def gathers(self, node: Node, steps: int, leaving: float = 0.0) -> bool:
         """Whether the drive is made from the list, where ``leaving`` of a dense product is to be done anyway."""
