@@ -50,19 +50,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """Test accuracies in percent, one a seed."""
+    """Test accuracies in percent, one a seed; of a stream of tasks their mean at the end, and BWT in ``backward``."""
 
     label: str
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     seconds: float
     samples: int = 10_000
+    backward: tuple[float, ...] = ()
 
     @property
     def line(self) -> str:
         """A line of the table."""
         spread = f"{min(self.accuracies):.2f} to {max(self.accuracies):.2f}"
-        return f"| {self.label} | {mean(self.accuracies):.2f} | {spread} | {len(self.seeds)} | {self.seconds:.0f} |"
+        kept = f"{mean(self.backward):.2f}" if self.backward else ""
+        cells = (self.label, f"{mean(self.accuracies):.2f}", spread, kept, len(self.seeds), f"{self.seconds:.0f}")
+        return f"| {' | '.join(map(str, cells))} |"
 
 
 def read(path: Path) -> tuple[dict, list[Row]]:
@@ -82,36 +85,49 @@ def onward(*arguments: str, threads: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(path: Path, row: Row, seed: int, host: Host) -> list[tuple[str, float, float, int]]:
-    """Trains one row with one seed; label, accuracy, seconds and samples of its own test and of further data."""
+@dataclass(frozen=True)
+class Found:
+    """What one test of one training gave."""
+
+    label: str
+    seed: int
+    accuracy: float
+    seconds: float = 0.0
+    samples: int = 10_000
+    backward: float | None = None
+
+
+def run(path: Path, row: Row, seed: int, host: Host) -> list[Found]:
+    """Trains one row with one seed; what came of its own test and of further data."""
     where = ("--device", host.device)
     said = onward("train", str(path), *row.flags, "--seed", str(seed), *where, threads=host.threads)
-    found = [(row.label, said["test_accuracy"], said["seconds"], 10_000)]
+    kept = (said["stream"] or {}).get("backward")
+    found = [Found(row.label, seed, said["test_accuracy"], said["seconds"], backward=kept)]
     for data in row.evaluate:
         told = onward("eval", said["run"], "--data", os.path.expandvars(data), *where, threads=host.threads)
-        found.append(
-            (f"{row.label} on {Path(os.path.expandvars(data)).stem}", told["test_accuracy"], 0.0, told["samples"])
-        )
-    print(f"{row.label}, seed {seed}: " + ", ".join(f"{a:.2f} %" for _, a, *_ in found), file=sys.stderr, flush=True)
+        label = f"{row.label} on {Path(os.path.expandvars(data)).stem}"
+        found.append(Found(label, seed, told["test_accuracy"], samples=told["samples"]))
+    print(f"{row.label}, seed {seed}: {', '.join(f'{f.accuracy:.2f} %' for f in found)}", file=sys.stderr, flush=True)
     return found
 
 
 def collect(path: Path, rows: list[Row], seeds: list[int], jobs: int, host: Host) -> list[Result]:
     """All trainings, ``jobs`` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [(seed, pool.submit(run, path, row, seed, host)) for row in rows for seed in seeds]
-        flat = [(seed, *found) for seed, future in futures for found in future.result()]
-    labels = list(dict.fromkeys(label for _, label, *_ in flat))
-    grouped = {label: [line for line in flat if line[1] == label] for label in labels}
+        futures = [pool.submit(run, path, row, seed, host) for row in rows for seed in seeds]
+        flat = [found for future in futures for found in future.result()]
+    labels = list(dict.fromkeys(found.label for found in flat))
+    grouped = {label: [found for found in flat if found.label == label] for label in labels}
     return [
         Result(
             label,
-            tuple(line[0] for line in lines),
-            tuple(line[2] for line in lines),
-            mean(line[3] for line in lines),
-            lines[0][4],
+            tuple(found.seed for found in tests),
+            tuple(found.accuracy for found in tests),
+            mean(found.seconds for found in tests),
+            tests[0].samples,
+            tuple(found.backward for found in tests if found.backward is not None),
         )
-        for label, lines in grouped.items()
+        for label, tests in grouped.items()
     ]
 
 
@@ -132,6 +148,7 @@ def write(path: Path, results: list[Result], host: Host) -> None:
             "seeds": list(result.seeds),
             "accuracies": [round(a, 2) for a in result.accuracies],
             "mean": round(mean(result.accuracies), 2),
+            **({"backward": [round(b, 2) for b in result.backward]} if result.backward else {}),
             "samples": result.samples,
             "seconds": round(result.seconds),
             "date": date.today().isoformat(),
@@ -158,7 +175,7 @@ def main() -> None:
     recipe, rows = read(asked.recipe)
     chosen = [row for row in rows if not asked.rows or row.label in asked.rows]
     results = collect(asked.recipe, chosen, asked.seeds or recipe["seeds"], asked.jobs, host)
-    print("| row | mean % | range | seeds | seconds a run |\n|---|---|---|---|---|")
+    print("| row | mean % | range | BWT | seeds | seconds a run |\n|---|---|---|---|---|---|")
     print("\n".join(result.line for result in results))
     if asked.write:
         write(asked.recipe, results, host)

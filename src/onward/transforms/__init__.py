@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onward.transforms.base import Transform, freeze_after_first, unprojected
 from onward.transforms.choices import GPMOptions, HlopOptions
+from onward.transforms.ewc import EWC, EWCOptions
 from onward.transforms.guard import Projected, Trusted, Updates, leakage
 from onward.transforms.hlop import Hlop
 from onward.transforms.learners import Analogue, Exact, Hebbian, Spiking
@@ -14,7 +15,9 @@ from onward.transforms.registry import TransformChoice, transforms
 from onward.transforms.subspace import Subspace
 
 __all__ = [
+    "EWC",
     "Analogue",
+    "EWCOptions",
     "Exact",
     "GPMOptions",
     "Hebbian",

@@ -26,7 +26,7 @@ from onward.core.graph import Node
 from onward.core.network import Network
 from onward.core.rule import LearningRule
 from onward.core.sink import Sink
-from onward.core.trace import Presynaptic
+from onward.core.trace import Postsynaptic, Presynaptic
 from onward.transforms.base import Transform
 from onward.transforms.growth import Filled, Growth
 from onward.transforms.guard import Projected, Updates, watched
@@ -123,7 +123,7 @@ class Hlop(Transform):
         self._within = bool(self.state.within)
         super().open()
 
-    def deposit(self, node: Node, pre: Presynaptic, post: Tensor, bias_gain: list[float] | None = None) -> None:
+    def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`: the inputs are learned from, the deposit goes on unchanged."""
         site = self._by_node.get(node.index)
         if self._within and site is not None:
