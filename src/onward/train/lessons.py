@@ -76,7 +76,7 @@ def learn(
     follows `fit` in a lesson (kept samples, tests) is done again from its start if it was cut short.
     """
     if not fitted.matrix:
-        test(parts, fitted, on_event)
+        examine(parts, fitted, on_event)
         parts.sink.begin_task(0)
     while fitted.progress.lesson < len(parts.stream.lessons):
         on_event(replace(start, title=f"{start.title}, {_lesson(parts)}", batches=len(parts.loader)))
@@ -95,7 +95,7 @@ def close(parts: Parts, config: RunConfig, fitted: Fitted, on_event: OnEvent) ->
     if choice.replay and progress.lesson > 0:
         rehearse(parts, config)
     progress.lesson, progress.epoch, progress.batch = progress.lesson + 1, 0, 0
-    test(parts, fitted, on_event)
+    examine(parts, fitted, on_event)
     if progress.lesson == len(parts.stream.lessons):
         return parts
     parts.sink.begin_task(progress.lesson)
@@ -110,7 +110,7 @@ def _lesson(parts: Parts) -> str:
     return f"lesson {parts.lesson + 1} of {len(parts.stream.lessons)}: {names[0]}"
 
 
-def test(parts: Parts, fitted: Fitted, on_event: OnEvent) -> None:
+def examine(parts: Parts, fitted: Fitted, on_event: OnEvent) -> None:
     """Adds a row to the matrix: every task is tested, those to come as well."""
     row = [score(parts.net, parts.objective, loader, parts.device, parts.chunk).accuracy for loader in parts.tests]
     fitted.matrix.append(row)

@@ -86,7 +86,7 @@ class EWC(Transform):
     >>> ewc.deposit(net.synapses[0], torch.ones(1, 1, 2), torch.ones(1, 1, 1))
     >>> ewc.flush()
     >>> ewc.end_task()
-    >>> ewc.modules.of(net.synapses[0]).matters
+    >>> ewc.state.of(net.synapses[0]).matters
     tensor([[1., 1.]])
     """
 
@@ -99,32 +99,33 @@ class EWC(Transform):
             )
         self.strength = strength
         self.nodes = [node for node in net.synapses if "weight" in effective(node.module)]
-        self.modules: State = State(self.nodes)
+        self.state = State(self.nodes)
+        self.modules = self.state
         for node in self.nodes:
             inner.revise(node, self._pulling(node))
 
     def begin_task(self, number: int) -> None:
         """See `Transform.begin_task`."""
-        self.modules.within.fill_(True)
+        self.state.within.fill_(True)
 
     def begin_pass(self) -> None:
         """See `Transform.begin_pass`."""
         for node in self.nodes:
-            self.modules.of(node).restart()
+            self.state.of(node).restart()
 
     @torch.no_grad()
     def end_task(self) -> None:
         """See `Transform.end_task`."""
         for node in self.nodes:
-            self.modules.of(node).settle(effective(node.module)["weight"])
-        self.modules.within.fill_(False)
+            self.state.of(node).settle(effective(node.module)["weight"])
+        self.state.within.fill_(False)
 
     def _pulling(self, node: Node) -> Callable[[dict[str, Tensor]], None]:
-        anchor = self.modules.of(node)
+        anchor = self.state.of(node)
 
         @torch.no_grad()
         def change(grads: dict[str, Tensor]) -> None:
-            if self.modules.within:
+            if self.state.within:
                 anchor.see(grads["weight"])
                 away = effective(node.module)["weight"] - anchor.place
                 grads["weight"].addcmul_(anchor.matters, away, value=self.strength)
