@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from onward.core.run import auto_chunk, fit_chunk
 from onward.data import Batch, Dataset, Loader, Subset, augmentation, load
 from onward.models import models
 from onward.neurons import neurons
-from onward.optim import optimizers, parameter_groups, schedules
+from onward.optim import files_read, optimizers, parameter_groups, schedules
 from onward.rules import rules
 from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, known_device
@@ -50,6 +50,7 @@ class Parts:
     chunk: int
     group: Group
     norms: Group
+    files: Mapping[str, Mapping[str, int | str]]
 
     def share(self, number: int) -> Share:
         """This process's part of mini-batch ``number`` of an epoch."""
@@ -73,13 +74,15 @@ class Parts:
             self.group.copy_(list(tensors.values()))
 
     def data_record(self) -> dict[str, Any]:
-        """What tells whether data are the same: sizes and hashes of every split, the held-out one included."""
+        """What tells whether all that was read is the same: sizes and hashes of every split, the held-out one included,
+        and of files that the configuration names."""
         loaders = {"train": self.loader, "validation": self.validation, "test": self.test}
-        return {
+        splits = {
             split: {"samples": len(loader.dataset), "sha256": loader.dataset.fingerprint(loader.steps)}
             for split, loader in loaders.items()
             if loader is not None
         }
+        return {**splits, **self.files}
 
 
 def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]:
@@ -130,6 +133,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         chunk=chunk,
         group=group,
         norms=group if config.train.norm == "synchronised" else ALONE,
+        files=files_read(config.optim),
     )
     check_parts(parts)
     parts.equalise()
