@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onward.core.errors import ConfigError, OnwardError
+from onward.core.errors import ConfigError, Divergence
 from onward.optim.cell import Cell
 from onward.optim.cell_file import HOW_TO_MAKE_ONE, fingerprint, read_cell
 from onward.optim.features import State
@@ -28,7 +28,7 @@ REMEDY = (
 )
 
 
-class LearnedDivergence(OnwardError):
+class LearnedDivergence(Divergence):
     """A learned optimiser takes the parameters away."""
 
 
@@ -84,7 +84,7 @@ class LSTMOptimizer(Optimizer):
     worked through in blocks, whose size changes no bit. State: 2 layers hidden numbers a coordinate; 0 at the start.
     Time O(P layers hidden^2). ``relative`` is the norm of the last update over that of the parameters.
 
-    Raises `LearnedDivergence` before anything is changed, where ``watch`` says so.
+    Raises `LearnedDivergence` where ``watch`` says so, before parameters are changed; its state has seen the gradient.
 
     >>> from onward.optim.cell import Architecture, initial_cell
     >>> theta = torch.nn.Parameter(torch.ones(3))
