@@ -85,7 +85,11 @@ class NotBound(OnwardError):
     """A learning rule used before ``rule.bind(net, objective, sample)``."""
 
 
-class NonFiniteError(OnwardError):
+class Divergence(OnwardError):
+    """A mini-batch that cannot be learned; parameters may still be good."""
+
+
+class NonFiniteError(Divergence):
     """NaN or infinity met during a run.
 
     ``where`` names the layer or quantity, ``step`` the time step (None when it belongs to no step).

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from onward.core.drawn import Drawn, Ray, Term, names_of
-from onward.core.draws import Draws, Law
+from onward.core.draws import Draws, KeyedDraws, Law
 from onward.core.errors import NonFiniteError
 from onward.core.graph import Node
 from onward.core.interpret import Forward, evaluating, frozen_statistics, nonzeros, run_walk, shapes, stands_still
@@ -183,6 +183,11 @@ class RayRule(LearningRule):
         """The random directions of mini-batch ``sequence``."""
         return [Ray(draws, self.law, f"probe/{number}", sequence) for number in range(self.directions)]
 
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """How many runs go side by side, for plans of memory."""
+
     @abstractmethod
     def passes(self, lesson: Lesson) -> list[Any]:
         """What runs side by side through the sequence; the outputs of the first are those that others see."""
@@ -236,6 +241,11 @@ class ProbingRule(RayRule):
     @abstractmethod
     def deposit(self, lesson: Lesson, runs: Runs) -> None:
         """Turns what the probes brought into a gradient that is drawn."""
+
+    @property
+    def width(self) -> int:
+        """See `RayRule.width`."""
+        return len(self.shifts(self.rays(KeyedDraws(0), 0)))
 
     def begin(self, lesson: Lesson) -> None:
         """See `LearningRule.begin`."""

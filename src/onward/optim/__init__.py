@@ -5,7 +5,7 @@ from onward.optim.cell_file import read_cell, read_record, write_cell
 from onward.optim.groups import parameter_groups
 from onward.optim.impulse import ImpulseResponse, dc_gain, impulse_response, spectral_radius
 from onward.optim.layer_adam import LayerAdam
-from onward.optim.lstm import LearnedDivergence, LSTMOptimizer, Watch
+from onward.optim.lstm import LearnedDivergence, LSTMOptimizer, Watch, files_read
 from onward.optim.optimizers import OptimOptions, allocate_state, optimizers
 from onward.optim.query import Guided, QueryRNN
 from onward.optim.schedules import Constant, Cosine, Schedule, Steps, WarmUp, schedules
@@ -29,6 +29,7 @@ __all__ = [
     "Watch",
     "allocate_state",
     "dc_gain",
+    "files_read",
     "impulse_response",
     "initial_cell",
     "optimizers",

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onward.core.errors import ConfigError, OnwardError
+from onward.core.errors import ConfigError, Divergence
 from onward.optim.cell import Cell
-from onward.optim.cell_file import read_cell
+from onward.optim.cell_file import HOW_TO_MAKE_ONE, fingerprint, read_cell
 from onward.optim.features import State
 from onward.optim.optimizers import Groups, OptimOptions, ScheduleChoice, optimizers
 from onward.optim.schedules import schedules
@@ -28,7 +28,7 @@ REMEDY = (
 )
 
 
-class LearnedDivergence(OnwardError):
+class LearnedDivergence(Divergence):
     """A learned optimiser takes the parameters away."""
 
 
@@ -84,7 +84,7 @@ class LSTMOptimizer(Optimizer):
     worked through in blocks, whose size changes no bit. State: 2 layers hidden numbers a coordinate; 0 at the start.
     Time O(P layers hidden^2). ``relative`` is the norm of the last update over that of the parameters.
 
-    Raises `LearnedDivergence` before anything is changed, where ``watch`` says so.
+    Raises `LearnedDivergence` where ``watch`` says so, before parameters are changed; its state has seen the gradient.
 
     >>> from onward.optim.cell import Architecture, initial_cell
     >>> theta = torch.nn.Parameter(torch.ones(3))
@@ -173,12 +173,27 @@ class LSTMOptions(LearnedOptions):
 
 def cell_of(choice: Any) -> Cell:
     """The learned optimiser that the options name; raises `OnwardError`."""
+    return read_cell(_file(choice))
+
+
+def files_read(choice: Any) -> dict[str, dict[str, int | str]]:
+    """What tells whether the files that an optimiser's options name are the same; raises `ConfigError`."""
+    return {"optim.weights": fingerprint(_file(choice))} if isinstance(choice, LearnedOptions) else {}
+
+
+def _file(choice: Any) -> Path:
     if choice.weights is None:
         raise ConfigError(
             f"optimizer {choice.name} needs the weights of a learned optimiser; make some with `onward meta-train`, "
             "then add --optim.weights FILE"
         )
-    return read_cell(Path(choice.weights).expanduser())
+    path = Path(choice.weights).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"--optim.weights {choice.weights}: there is no such file; {HOW_TO_MAKE_ONE}, so put it back if it was "
+            "there, or name the file where it is now"
+        )
+    return path
 
 
 def _lstm(choice: Any, groups: Groups) -> Optimizer:

@@ -49,6 +49,11 @@ class ForwardGradient(RayRule):
         """The directions that the gradient of mini-batch ``sequence`` is a sum of."""
         return [*self.rays(draws, sequence)]
 
+    @property
+    def width(self) -> int:
+        """See `RayRule.width`."""
+        return self.directions
+
     def begin(self, lesson: Lesson) -> None:
         """See `LearningRule.begin`."""
         rays, masks = self.rays(lesson.context.draws, lesson.context.sequence), dict[int, Tensor]()

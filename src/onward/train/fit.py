@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from onward.core import Outcome, Rates, active, run_sequence
-from onward.core.errors import NonFiniteError
+from onward.core.errors import Divergence, NonFiniteError
 from onward.core.glue import turn
 from onward.data import Batch
 from onward.kernels.choice import used
@@ -27,14 +27,14 @@ from onward.train.state import Fitted, Pace, Sums
 LOOK_EVERY = 20
 
 
-class Diverged(NonFiniteError):
-    """NaN or infinity during training; ``saved`` is the last good state, if there is a run folder."""
+class Diverged(Divergence):
+    """``cause``, NaN or infinity or a learned optimiser's, during training; ``saved`` is the last good state, if there
+    is a run folder."""
 
-    def __init__(self, cause: NonFiniteError, epoch: int, batch: int, saved: Path | None):
-        super().__init__(cause.where, cause.step)
+    def __init__(self, cause: Divergence, epoch: int, batch: int, saved: Path | None):
         kept = f"; the last good state is in {saved}" if saved else ""
-        self.args = (f"epoch {epoch + 1}, mini-batch {batch + 1}: {cause}{kept}",)
-        self.epoch, self.batch, self.saved = epoch, batch, saved
+        super().__init__(f"epoch {epoch + 1}, mini-batch {batch + 1}: {cause}{kept}")
+        self.cause, self.epoch, self.batch, self.saved = cause, epoch, batch, saved
 
 
 def fit(
@@ -49,9 +49,9 @@ def fit(
     """Trains ``parts.net`` in place for ``config.epochs`` epochs, or from where ``fitted`` says that it stands.
 
     Saves to ``folder`` at the start, after every epoch, and every ``config.save_every`` mini-batches; ends early
-    when patience runs out, and after the mini-batch at hand when ``stop()`` says so. On NaN or infinity it does what
-    ``config.on_nonfinite`` says: as a last resort it saves the last good state and raises `Diverged` with epoch,
-    mini-batch, layer and step.
+    when patience runs out, and after the mini-batch at hand when ``stop()`` says so. On NaN, infinity or a learned
+    optimiser that diverges it does what ``config.on_nonfinite`` says: as a last resort it saves the last good state and
+    raises `Diverged` with epoch, mini-batch, and what is known of layer and step.
     """
     run = _Run(parts, config, folder, fitted or Fitted(), on_event, stop)
     if run.progress.updates == 0:
@@ -60,7 +60,7 @@ def fit(
         with fusing(config.compile):
             while run.progress.epoch < config.epochs and not run.ended():
                 run.train_epoch()
-    except NonFiniteError as error:
+    except Divergence as error:
         raise Diverged(error, run.progress.epoch, run.progress.batch, run.save_last_good()) from None
     return run.fitted
 
@@ -119,7 +119,7 @@ class _Run:
         while True:
             try:
                 outcome = self.learn(batch, watch)
-            except NonFiniteError as error:
+            except Divergence as error:
                 if not self.guard.mend(error):
                     return None
             else:

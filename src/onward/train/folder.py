@@ -1,8 +1,8 @@
 """A run's folder: it describes itself.
 
 ``config.toml`` (resolved), ``interface.json`` (input shape and classes), ``env.json``, ``data.json`` (hashes of the
-data), ``metrics.jsonl``, ``checkpoints/step-N/``, ``figures/``, and ``DONE``, which holds the summary and is there
-only if the run came to its end.
+data, and of files that the configuration names), ``metrics.jsonl``, ``checkpoints/step-N/``, ``figures/``, and
+``DONE``, which holds the summary and is there only if the run came to its end.
 """
 
 from __future__ import annotations

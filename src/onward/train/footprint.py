@@ -31,6 +31,11 @@ from onward.train.workspace import Products
 STATES, SUMS, ACTIVATIONS = "neuron states", "traces and sums", "activations"
 CREDIT, GRADIENTS, WORKSPACE = "credit", "gradients", "workspace"
 
+ONCE = (Kind.SYNAPSE, Kind.NORM, Kind.DROPOUT)
+"""What is worked out once a sequence, and kept, where all it reads stands still."""
+MOVING = (Kind.NEURON, Kind.DELAY, Kind.ADD)
+"""Behind these nothing stands still."""
+
 Runs = tuple[tuple[range, bool], ...]
 """The steps of each run of a sequence, and whether they take part in credit."""
 
@@ -64,10 +69,14 @@ class Ledger:
 
 
 class Stage:
-    """A network and a rule, ready for mini-batches of ``batch`` samples; ``short``: products take factors in bf16."""
+    """A network and a rule, ready for mini-batches of ``batch`` samples.
 
-    def __init__(self, outline: Outline, rule: LearningRule, batch: int, short: bool = False):
-        self.outline, self.net, self.rule, self.batch, self.short = outline, outline.net, rule, batch, short
+    ``short``: products take factors in bf16. ``stores``: gradients that could be drawn anew are stored.
+    """
+
+    def __init__(self, outline: Outline, rule: LearningRule, batch: int, short: bool = False, stores: bool = True):
+        self.outline, self.net, self.rule, self.batch = outline, outline.net, rule, batch
+        self.short, self.stores = short, stores
         self.products = Products(outline, batch, short)
 
     def of_means(self) -> Stage:
@@ -315,6 +324,51 @@ class WithinSteps(Scene):
         for node in self.net.synapses:
             if more and node.index in holds.traced and self.outline.read(node).sparse:
                 self.borrow(self.stage.chunk(self.outline.read(node), steps))
+
+
+class Passing(Scene):
+    """A chunk passes without a graph, and leaves nothing but what neurons did and the drives they came from."""
+
+    def __init__(self, stage: Stage, ledger: Ledger):
+        super().__init__(stage, ledger)
+        self.graph = False
+
+    @cached_property
+    def still(self) -> set[int]:
+        """The nodes that send the same at every step."""
+        found = {0} if self.outline.layers[0].still else set()
+        for node in self.net.nodes[1:]:
+            if node.kind not in MOVING and found.issuperset(node.inputs):
+                found.add(node.index)
+        return found
+
+    @property
+    def once(self) -> int:
+        """Bytes of what is worked out once a sequence, and kept, since all it reads stands still."""
+        kept = [index for index in self.still if self.net.nodes[index].kind in ONCE]
+        return sum(self.stage.step(self.outline.layers[index]) for index in kept)
+
+    def visit(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
+        """See `Scene.visit`; non-zeros are listed for a product alone, and a drive is kept by its neuron alone."""
+        if node.kind is Kind.NEURON or (node.kind is not Kind.SYNAPSE and not self.copies(node)):
+            return super().visit(node, layer, steps, holds)
+        if node.index in self.still:
+            return 0
+        own = self.stage.chunk(layer, steps)
+        kept = node.kind is Kind.DELAY or any(n.kind is Kind.NEURON for n in self.outline.readers[node.index])
+        self.hold(ACTIVATIONS if kept else WORKSPACE, own)
+        if node.kind is Kind.SYNAPSE:
+            self.borrow(self.product(node, steps))
+        return 0 if kept else own
+
+    def product(self, node: Node, steps: int) -> float:
+        """Bytes of what making a drive takes."""
+        return self.products.rows(node, steps) + self.products.drive(node, steps)
+
+    def neuron(self, node: Node, layer: Layer, steps: int, holds: Holds) -> None:
+        """See `Scene.neuron`: spikes, and the state after them."""
+        self.hold(STATES, self.state(node, layer))
+        self.hold(ACTIVATIONS, self.spikes(node, layer, steps))
 
 
 class ThroughTime(Scene):

@@ -1,4 +1,4 @@
-"""What to do about NaN and infinity in a mini-batch."""
+"""What to do about NaN and infinity in a mini-batch, and about a learned optimiser that diverges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from onward.core.errors import NonFiniteError
+from onward.core.errors import Divergence
 from onward.train.parts import Parts
 
 MOST_IN_A_ROW = 10
@@ -25,7 +25,7 @@ class Guard(ABC):
         """A mini-batch is about to be learned."""
 
     @abstractmethod
-    def mend(self, error: NonFiniteError) -> bool:
+    def mend(self, error: Divergence) -> bool:
         """Undoes what the mini-batch did; True to learn it again, False to leave it out. Raises ``error`` if neither
         helps."""
 
@@ -40,7 +40,7 @@ class Stop(Guard):
     def before(self) -> None:
         """See `Guard.before`."""
 
-    def mend(self, error: NonFiniteError) -> bool:
+    def mend(self, error: Divergence) -> bool:
         """See `Guard.mend`."""
         raise error
 
@@ -51,7 +51,7 @@ class Stop(Guard):
 class Undoing(Guard):
     """Keeps a copy of all statistics (feedback matrices, running means, subspaces): one pass over them a mini-batch.
 
-    Weights need none: a gradient that is not finite is never applied.
+    Weights need none: a gradient that is not finite is never applied, nor is an update that diverges.
     """
 
     def __init__(self, parts: Parts, tell: Callable[[str], None]):
@@ -66,7 +66,7 @@ class Undoing(Guard):
     def _modules(self) -> tuple[nn.Module, ...]:
         return self.parts.net, self.parts.rule, self.parts.sink.modules
 
-    def undo(self, error: NonFiniteError) -> None:
+    def undo(self, error: Divergence) -> None:
         """As it was before the mini-batch; raises ``error`` where weights are no longer finite."""
         for buffer, kept in self._kept:
             buffer.copy_(kept)
@@ -82,7 +82,7 @@ class Skip(Undoing):
         super().__init__(parts, tell)
         self.in_a_row = 0
 
-    def mend(self, error: NonFiniteError) -> bool:
+    def mend(self, error: Divergence) -> bool:
         """See `Guard.mend`."""
         self.undo(error)
         self.in_a_row += 1
@@ -99,7 +99,7 @@ class Skip(Undoing):
 class FullPrecision(Undoing):
     """Learns the mini-batch, and all after it, with products in full precision."""
 
-    def mend(self, error: NonFiniteError) -> bool:
+    def mend(self, error: Divergence) -> bool:
         """See `Guard.mend`."""
         self.undo(error)
         if self.parts.grads.products is None:

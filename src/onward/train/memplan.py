@@ -190,7 +190,8 @@ class Planner:
         return Proposal(budget, least)
 
     def _stage(self, batch: int) -> Stage:
-        return Stage(self.outline, self.parts.rule, batch, short=self.config.precision != "f32")
+        stores, short = not self.parts.updater.applies_blocks, self.config.precision != "f32"
+        return Stage(self.outline, self.parts.rule, batch, short, stores)
 
     def _sequence(self, chunk: int) -> tuple[int, Runs]:
         """The mini-batch that takes most among the first few, and the runs that it is worked through in."""

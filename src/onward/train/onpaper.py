@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from onward.core.probe import ProbingRule, RayRule
 from onward.core.rates import RateRule
 from onward.train.footprint import Ledger, Runs, Scene, Stage, ThroughTime, WithinSteps
 from onward.train.ratescenes import Simulated, Whole
+from onward.train.weightscenes import Followed, Probed
 
 
 def act(stage: Stage, sequence: Runs) -> Ledger:
@@ -20,4 +22,6 @@ def _scene(stage: Stage, ledger: Ledger) -> Scene:
     rule = stage.rule
     if isinstance(rule, RateRule):
         return Whole(stage, ledger) if rule.whole(stage.net) else Simulated(stage, ledger, rule)
+    if isinstance(rule, RayRule):
+        return Probed(stage, ledger, rule) if isinstance(rule, ProbingRule) else Followed(stage, ledger, rule)
     return ThroughTime(stage, ledger) if rule.traits.backward == "time" else WithinSteps(stage, ledger)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, cast
@@ -25,7 +25,7 @@ from onward.data.loader import Mixed
 from onward.data.streams import Stream, StreamChoice, streams
 from onward.models import models
 from onward.neurons import neurons
-from onward.optim import optimizers, parameter_groups, schedules
+from onward.optim import files_read, optimizers, parameter_groups, schedules
 from onward.rules import rules
 from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, known_device
@@ -60,6 +60,7 @@ class Parts:
     chunk: int
     group: Group
     norms: Group
+    files: Mapping[str, Mapping[str, int | str]]
 
     def share(self, number: int) -> Share:
         """This process's part of mini-batch ``number`` of an epoch."""
@@ -97,9 +98,11 @@ class Parts:
             self.group.copy_(list(tensors.values()))
 
     def data_record(self) -> dict[str, Any]:
-        """What tells whether data are the same: sizes and hashes of every split, the held-out one included."""
+        """What tells whether all that was read is the same: sizes and hashes of every split, the held-out one included,
+        and of files that the configuration names."""
         held = {"validation": self.validation.dataset} if self.validation is not None else {}
-        return {name: self._recorded(data) for name, data in {**self._splits(), **held}.items()}
+        splits = {name: self._recorded(data) for name, data in {**self._splits(), **held}.items()}
+        return {**splits, **self.files}
 
     def _splits(self) -> dict[str, Dataset]:
         if len(self.tests) == 1:
@@ -159,6 +162,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         chunk=chunk,
         group=group,
         norms=group if config.train.norm == "synchronised" else ALONE,
+        files=files_read(config.optim),
     )
     check_parts(parts)
     parts.equalise()

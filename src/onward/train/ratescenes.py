@@ -7,13 +7,21 @@ what the rule keeps (`RateRule.keeps`). A rule that must see the sequence whole 
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from onward.core.graph import Kind, Node
 from onward.core.rates import MASK, RateRule
 from onward.core.rule import Holds
 from onward.core.sequence import PIECE
-from onward.train.footprint import ACTIVATIONS, CREDIT, STATES, SUMS, WORKSPACE, Ledger, Runs, Scene, Stage, WithinSteps
+from onward.train.footprint import (
+    ACTIVATIONS,
+    CREDIT,
+    STATES,
+    SUMS,
+    Ledger,
+    Passing,
+    Runs,
+    Stage,
+    WithinSteps,
+)
 from onward.train.outline import Layer
 from onward.train.workspace import INDEX
 
@@ -21,10 +29,6 @@ EVENT = 4 * INDEX
 """Bytes an event takes while it is put among its zeros: its place three times, its count twice."""
 ON_THE_WAY = 3
 """Vectors that a solver takes for a moment to find a residual."""
-ONCE = (Kind.SYNAPSE, Kind.NORM, Kind.DROPOUT)
-"""What is worked out once a sequence, and kept, where all it reads stands still."""
-MOVING = (Kind.NEURON, Kind.DELAY, Kind.ADD)
-"""Behind these nothing stands still."""
 GLUE = (Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.GLUE)
 """What a graph is made of beside synapses and neurons."""
 
@@ -49,54 +53,25 @@ class Whole(OneWay):
         self.hold(ACTIVATIONS, self.spikes(node, layer, steps) + MASK * self.stage.step(layer))
 
 
-class Simulated(Scene):
+class Simulated(Passing):
     """The network runs as it is, and what was summed teaches it."""
 
     def __init__(self, stage: Stage, ledger: Ledger, rule: RateRule):
         super().__init__(stage, ledger)
-        self.graph = False
         self.summed = [self.outline.layers[node.index] for node in rule.summed(self.net)]
         self.rates = InRates(stage, ledger, rule)
-
-    @cached_property
-    def still(self) -> set[int]:
-        """The nodes that send the same at every step."""
-        found = {0} if self.outline.layers[0].still else set()
-        for node in self.net.nodes[1:]:
-            if node.kind not in MOVING and found.issuperset(node.inputs):
-                found.add(node.index)
-        return found
 
     def learn(self, sequence: Runs) -> None:
         """See `Scene.learn`: the first chunk, which the others repeat, then the rates."""
         states = sum(self.state(node, self.outline.layers[node.index]) for node in self.net.neurons)
-        kept = sum(self.stage.step(self.outline.layers[i]) for i in self.still if self.net.nodes[i].kind in ONCE)
         sums = [self.rates.kinds * self.stage.step(layer) for layer in self.summed]
         self.hold(STATES, states)
-        self.hold(SUMS, self.masks + kept + sum(sums))
+        self.hold(SUMS, self.masks + self.once + sum(sums))
         self.forward(len(sequence[0][0]), Holds())
         self.borrow(max(sums, default=0))  # a new sum while the old one is there
         self.drop(ACTIVATIONS)
         self.drop(STATES, states)
         self.rates.learn(sequence)
-
-    def visit(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
-        """See `Scene.visit`; non-zeros are listed for a product alone, and a drive is kept by its neuron alone."""
-        if node.kind is Kind.NEURON or (node.kind is not Kind.SYNAPSE and not self.copies(node)):
-            return super().visit(node, layer, steps, holds)
-        if node.index in self.still:
-            return 0
-        own = self.stage.chunk(layer, steps)
-        kept = node.kind is Kind.DELAY or any(n.kind is Kind.NEURON for n in self.outline.readers[node.index])
-        self.hold(ACTIVATIONS if kept else WORKSPACE, own)
-        if node.kind is Kind.SYNAPSE:
-            self.borrow(self.products.rows(node, steps) + self.products.drive(node, steps))
-        return 0 if kept else own
-
-    def neuron(self, node: Node, layer: Layer, steps: int, holds: Holds) -> None:
-        """See `Scene.neuron`: spikes, and the state after them."""
-        self.hold(STATES, self.state(node, layer))
-        self.hold(ACTIVATIONS, self.spikes(node, layer, steps))
 
 
 class InRates(OneWay):

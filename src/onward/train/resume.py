@@ -167,16 +167,21 @@ def environment_changes(before: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _data(before: Mapping[str, Any], parts: Parts) -> Iterator[str]:
-    """The splits that have changed; a folder of a run that was killed before it wrote them has nothing to compare."""
+    """What was read and has changed; a folder of a run that was killed before it wrote it has nothing to compare."""
     now = parts.data_record() if before else {}
-    for split in sorted(before.keys() | now.keys()):
-        if before.get(split) != now.get(split):
-            yield f"the {split} data have changed ({_count(before, split)}, now {_count(now, split)})"
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            file = "bytes" in {**before, **now}[name]
+            changed = f"the file of {name} has" if file else f"the {name} data have"
+            yield f"{changed} changed ({_size(before, name)}, now {_size(now, name)})"
 
 
-def _count(record: Mapping[str, Any], split: str) -> str:
-    found = record.get(split)
-    return f"{found['samples']:,} samples with hash {found['sha256'][:8]}" if isinstance(found, Mapping) else "none"
+def _size(record: Mapping[str, Any], name: str) -> str:
+    found = record.get(name)
+    if not isinstance(found, Mapping):
+        return "none"
+    unit = "bytes" if "bytes" in found else "samples"
+    return f"{found[unit]:,} {unit} with hash {found['sha256'][:8]}"
 
 
 def _differences(place: str, before: Any, now: Any) -> Iterator[str]:

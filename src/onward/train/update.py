@@ -67,7 +67,7 @@ class Updater:
         """Flushes the sink, checks and clips gradients, steps, checks parameters."""
         drawn: list[Drawn] = []
         self.sink.flush(drawn.append)
-        if not self._applies_blocks():
+        if not self.applies_blocks:
             for gradient in drawn:
                 gradient.store()
             drawn = []
@@ -82,7 +82,8 @@ class Updater:
         descend(drawn, self.optimizer.param_groups)
         _checked_norm({name: p.detach() for name, p in self.named.items()}, "")
 
-    def _applies_blocks(self) -> bool:
+    @property
+    def applies_blocks(self) -> bool:
         """Whether an update needs nothing but the gradient at the block at hand."""
         stateless = isinstance(self.optimizer, SGD) and not any(g["momentum"] for g in self.optimizer.param_groups)
         return stateless and self.clip is None and all(p.grad is None for p in self.named.values())

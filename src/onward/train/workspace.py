@@ -6,7 +6,7 @@ known, and takes sparse ways below `BREAK_EVEN` where nothing is. Where several 
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ from onward.train.outline import Outline
 
 BREAK_EVEN = 0.1
 """The share of non-zeros up to which sparse products are taken to be the faster ones where nobody has measured."""
+DOUBT = 0.15
+"""How far a mini-batch may be from a few samples in this share, or the share measured from what another time gives."""
 ROW = NONZERO = INDEX = 8
 """Bytes of a row of sparse rows, of a non-zero (place and value), and of a place as torch wants it."""
 BLOCK = 8
@@ -79,10 +81,14 @@ class Products:
         return self._pays(GATHER_BELOW, node, steps, leaving)
 
     def drive(self, node: Node, steps: int) -> float:
-        """Workspace of the drive of a chunk."""
-        if self.gathers(node, steps):
-            return self._packed(node) + self.short * self.weight(node)
-        return self._dense_drive(node, steps) + self.short * (self._input(node, steps) + 1.5 * self.weight(node))
+        """Workspace of the drive of a chunk; the larger one where both ways are about as fast."""
+        odds, ways = self._odds(GATHER_BELOW, node, steps, 0.0), list[float]()
+        if odds <= 1 + DOUBT:
+            ways.append(self._packed(node) + self.short * self.weight(node))
+        if odds > 1 - DOUBT:
+            rounded = self._input(node, steps) + 1.5 * self.weight(node)
+            ways.append(self._dense_drive(node, steps) + self.short * rounded)
+        return max(ways)
 
     def deposit(self, node: Node, steps: int) -> float:
         """Workspace of the weight gradient of a chunk."""
@@ -118,11 +124,16 @@ class Products:
         return dense + (weight if worth else 0)  # to try the ways on, or what one of the ways adds
 
     def _pays(self, below: Share, node: Node, steps: int, leaving: float) -> bool:
+        return self._odds(below, node, steps, leaving) <= 1
+
+    def _odds(self, below: Share, node: Node, steps: int, leaving: float) -> float:
+        """The share of non-zeros, of that up to which leaving out zeros pays; infinity where it cannot be done."""
         if not self.listed(node, steps) or self.outline.taps[node.index] is None or not ready(self.outline.like):
-            return False
+            return inf
         read, weight = self.outline.read(node), self.outline.weights[node.index]["weight"]
         size = (steps * self.batch, 1 if read.sparse else read.places, weight[0], torch.Size(weight[1:]).numel())
-        return read.share <= (1 - leaving) * below.foreseen(size, BREAK_EVEN)
+        even = (1 - leaving) * below.foreseen(size, BREAK_EVEN)
+        return read.share / even if even > 0 else inf
 
     def _packed(self, node: Node) -> float:
         """Weights in spans of outputs; of a convolution also with its taps in front."""

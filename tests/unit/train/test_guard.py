@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from onward.cli import USER_ERROR, main
 from onward.core import GradSink, run_sequence
 from onward.data import Batch
+from onward.optim import LearnedDivergence
 from onward.train import (
+    BatchDone,
     Diverged,
     EpochDone,
     Event,
@@ -23,8 +26,10 @@ from onward.train import (
     train,
 )
 from onward.train.alarms import alarms
+from onward.train.checkpoint import read_modules, read_state
 from onward.train.guard import MOST_IN_A_ROW
 from onward.train.resume import restore
+from reference.learned import weights
 from reference.runs import poisoned
 
 
@@ -97,6 +102,49 @@ def test_full_precision_that_is_not_finite_stops(config: RunConfig) -> None:
     parts, resolved = assemble(parse_tokens(["--train.on-nonfinite", "f32"], config))
     with pytest.raises(Diverged, match="mini-batch 2"):
         fit(poisoned(parts, (0, 1)), resolved.train)
+
+
+def diverging(folder: Path, scale: float) -> list[str]:
+    """Flags with an optimiser that nobody trained and whose updates are too long by ``scale``."""
+    return ["--rule", "bptt", "--optim", "lstm", "--optim.weights", weights(folder, scale=scale)]
+
+
+def test_a_learned_optimiser_that_diverges_stops_with_the_state_before(config: RunConfig, tmp_path: Path) -> None:
+    parts, resolved = assemble(parse_tokens([*diverging(tmp_path, 3e3), "--optim.most-growth", "2"], config))
+    folder, after = RunFolder.create(tmp_path, "x"), [(0, parts.trained.fingerprint())]
+
+    def note(event: Event) -> None:
+        if isinstance(event, BatchDone):
+            after.append((event.batch, parts.trained.fingerprint()))
+
+    with pytest.raises(Diverged, match=r"the learned optimiser diverges: .*; lower --optim\.lr") as caught:
+        fit(parts, resolved.train, folder=folder, on_event=note)
+    batch, fingerprint = after[-1]
+    assert 0 < batch < len(parts.loader)
+    assert isinstance(caught.value.cause, LearnedDivergence)
+    assert str(caught.value).startswith(f"epoch 1, mini-batch {batch + 1}: ")
+    assert str(caught.value).endswith(f"the last good state is in {caught.value.saved}")
+    assert caught.value.saved is not None
+    assert read_state(caught.value.saved)["progress"]["batch"] == batch
+    again, _ = assemble(parse_tokens(diverging(tmp_path, 3e3), config))
+    read_modules(caught.value.saved, again.net, again.rule)
+    assert parts.trained.fingerprint() == again.trained.fingerprint() == fingerprint
+
+
+def test_updates_that_diverge_are_left_out_where_that_was_asked_for(config: RunConfig, tmp_path: Path) -> None:
+    flags = [*diverging(tmp_path, 1e6), "--train.on-nonfinite", "skip", "--train.epochs", "1"]
+    parts, resolved = assemble(parse_tokens(flags, config))
+    before, events = parts.trained.fingerprint(), list[Event]()
+    fit(parts, resolved.train, on_event=events.append)
+    assert next(e for e in events if isinstance(e, EpochDone)).skipped == len(parts.loader)
+    assert parts.trained.fingerprint() == before
+
+
+def test_the_command_tells_of_a_learned_optimiser_that_diverges(
+    tokens: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *tokens, *diverging(tmp_path, 1e6)]) == USER_ERROR
+    assert "onward: epoch 1, mini-batch 1: the learned optimiser diverges: an update has" in capsys.readouterr().err
 
 
 def test_a_dead_layer_raises_an_alarm_in_the_log(tokens: list[str]) -> None:

@@ -16,7 +16,7 @@ from onward.core.rule import LearningRule
 from onward.kernels.compiled import Use, using
 from onward.rules.online import Online
 from onward.train import RunConfig, parse_tokens
-from onward.train.footprint import WORKSPACE, Ledger
+from onward.train.footprint import GRADIENTS, STATES, WORKSPACE, Ledger
 from onward.train.memory import Allocations
 from onward.train.memplan import EFFECTIVE, INPUT, OPTIMISER, PARAMETERS, RULE, Planner, check, predict, propose
 
@@ -55,6 +55,8 @@ RATES = {
     "conv5-ide": "--rule ide --model conv5 --model.width 0.125",
     "conv5-spide": "--rule spide --model conv5 --model.width 0.125",
 }
+TRIED = ["mezo", "forward-difference", "one-point", "es --rule.directions 4", "forward-gradient", "pseudo-zo"]
+CONV = "--model layers --model.spec 8C5-AP2-16C5-AP2-FC"
 FEW = [
     "--rule opzo --train.steps 6 --train.chunk 6 --train.batch-size 128",
     "--rule dfa --train.steps 6 --train.chunk 2 --train.batch-size 64 --rule.local ll",
@@ -70,6 +72,14 @@ FEW = [
     "--rule ide --rule.solver broyden --train.steps 4 --train.batch-size 16 --model.layers 8C5s2 --model.back 8C5",
     "--rule spide --rule.steps 10 --train.steps 6 --train.batch-size 128",
     "--rule spide --rule.steps 10 --train.steps 4 --train.batch-size 16 --model.layers 8C5s2-16C3 --model.back 8C3",
+    "--rule mezo --train.steps 6 --train.chunk 6 --train.batch-size 128",
+    "--rule es --rule.directions 4 --train.steps 6 --train.chunk 2 --train.batch-size 64",
+    "--rule pseudo-zo --train.steps 6 --train.chunk 1 --train.batch-size 128",
+    "--rule one-point --train.steps 4 --train.batch-size 16 --model feedback --model.layers 8C5s2 --model.back 8C5",
+    f"--rule forward-difference --train.steps 4 --train.chunk 2 --train.batch-size 16 {CONV} --model.norm batch",
+    "--rule forward-gradient --train.steps 6 --train.chunk 6 --train.batch-size 128",
+    f"--rule forward-gradient --train.steps 4 --train.chunk 1 --train.batch-size 16 {CONV}",
+    "--rule forward-gradient --train.steps 4 --train.batch-size 32 --precision bf16 --optim.clip 1",
 ]
 
 
@@ -98,6 +108,8 @@ def grid() -> Iterator[Any]:
         yield pytest.param(" ".join((MODELS[model], DATA[data], RULES[rule])), id=f"{model}-{data}-{rule}")
     for data, rates in product(DATA, RATES):
         yield pytest.param(" ".join((DATA[data], RATES[rates])), id=f"{data}-{rates}")
+    for model, data, rule in product(("--model mlp", CONV), DATA, TRIED):
+        yield pytest.param(f"{DATA[data]} --rule {rule} {model}", id=f"{model.split()[1]}-{data}-{rule.split()[0]}")
 
 
 @pytest.mark.slow
@@ -153,7 +165,16 @@ def test_planning_trains_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "grows"),
-    [("ottt", False), ("opzo", False), ("bptt", True), ("dsr", False), ("ide", False), ("spide", False)],
+    [
+        ("ottt", False),
+        ("opzo", False),
+        ("bptt", True),
+        ("dsr", False),
+        ("ide", False),
+        ("spide", False),
+        ("mezo", False),
+        ("forward-gradient", False),
+    ],
 )
 def test_memory_over_time_steps_is_what_the_rule_claims(rule: str, grows: bool) -> None:
     few, many = (
@@ -166,6 +187,21 @@ def test_memory_over_time_steps_is_what_the_rule_claims(rule: str, grows: bool) 
 def test_events_are_planned_without_a_dense_copy() -> None:
     plan = predict(parse_tokens([*DATA["events"].split(), *["--train.steps", "30", "--train.batch-size", "64"]]))
     assert plan.parts[INPUT] < 4 * 30 * 64 * 2 * 34 * 34 / 4
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam", "momentum"])
+def test_gradients_that_are_drawn_are_planned_where_the_optimiser_needs_them_whole(optim: str) -> None:
+    plan = predict(configured(f"--rule mezo --train.batch-size 1 --train.steps 1 --optim {optim}"))
+    assert plan.parts.get(GRADIENTS, 0) == (0 if optim == "sgd" else plan.parts[PARAMETERS])
+
+
+@pytest.mark.parametrize("directions", [1, 8])
+def test_states_are_planned_for_every_run_that_waits(directions: int) -> None:
+    text = f"--rule es --rule.directions {directions} --train.steps 4 --train.batch-size 256 --model.hidden 400"
+    whole, halves = (predict(configured(f"{text} --train.chunk {chunk}")) for chunk in (4, 2))
+    state = 4 * 256 * 400
+    assert whole.parts[STATES] == 2 * state
+    assert halves.parts[STATES] == (2 * directions + 1) * state
 
 
 def test_a_small_data_set_makes_small_batches(planner: Planner) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from onward.train import Event, RunFolder, Saved, Started, Warned, assemble, fit
 from onward.train.folder import DATA, ENV, METRICS
 from onward.train.resume import restore
 from onward.train.state import Fitted, Own, Sums
+from reference.learned import weights
 from reference.runs import after_calls, assert_same_run, counters, cut, straight
 
 
@@ -127,6 +129,35 @@ def test_changed_data_need_force(tokens: list[str], data_file: Path) -> None:
     events: list[Event] = []
     resume(run, force=True, on_event=events.append)
     assert any(isinstance(e, Warned) and "not as before: the train data" in e.text for e in events)
+
+
+def test_another_learned_optimiser_needs_force(tokens: list[str], tmp_path: Path) -> None:
+    file = Path(weights(tmp_path))
+    learned = [*tokens, "--optim", "lstm", "--optim.weights", str(file)]
+    whole, kept, run = straight(learned), file.read_bytes(), cut(learned, 2)
+    record = json.loads((run / DATA).read_text())["optim.weights"]
+    assert record == {"bytes": len(kept), "sha256": sha256(kept).hexdigest()}
+    weights(tmp_path, scale=0.5)
+    changed = (
+        rf"the file of optim\.weights has changed \([\d,]+ bytes with hash {record['sha256'][:8]}, now [\d,]+ bytes"
+    )
+    with pytest.raises(ConfigError, match=changed + r".*--force"):
+        resume(run)
+    file.unlink()
+    with pytest.raises(ConfigError, match=rf"--optim\.weights {file}: there is no such file.*put it back"):
+        resume(run, force=True)
+    file.write_bytes(kept)
+    resume(run)
+    assert_same_run(Path(whole.run), run)
+
+
+def test_another_learned_optimiser_by_force(tokens: list[str], tmp_path: Path) -> None:
+    run = cut([*tokens, "--optim", "lstm", "--optim.weights", weights(tmp_path)], 2)
+    weights(tmp_path, scale=0.5)
+    events: list[Event] = []
+    resume(run, force=True, on_event=events.append)
+    assert any(isinstance(e, Warned) and "not as before: the file of optim.weights" in e.text for e in events)
+    assert resume(run).epochs == 2
 
 
 def test_other_versions_need_force(tokens: list[str]) -> None:
