@@ -193,9 +193,8 @@ class Hlop(Transform):
             found[f"directions-left/{name}"] = float(space.free)
             found[f"gram-error/{name}"] = gram_error(space.all)
             found[f"hebbian-rate/{name}"] = site.learner.rate()
-            captured = site.captured()
-            if captured is not None:
-                found[f"captured-energy/{name}"] = captured
+            if int(site.learned):
+                found[f"captured-energy/{name}"] = float(site.captured)
         return found
 
     def warnings(self) -> list[str]:

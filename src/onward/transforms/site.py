@@ -20,6 +20,8 @@ from onward.transforms.evidence import Evidence
 from onward.transforms.learners import Learner
 from onward.transforms.subspace import Subspace
 
+LOOK_EVERY = 20
+"""Updates from one look at the captured energy to the next."""
 LearnsFrom = Literal["input", "trace", "both"]
 View = Tensor | SparseRows | Trace
 Choose = Callable[[int], list[int] | None]
@@ -27,14 +29,22 @@ Choose = Callable[[int], list[int] | None]
 
 
 class Site(nn.Module):
-    """See the module's docstring; ``look`` tells what of a deposit counts as an input."""
+    """See the module's docstring; ``look`` tells what of a deposit counts as an input.
+
+    ``captured`` is the share of a mini-batch's energy that lies in the rows, as last looked at, once something was
+    ``learned``.
+    """
+
+    captured: Tensor
+    learned: Tensor
 
     def __init__(self, node: Node, subspace: Subspace, learner: Learner, look: Look, choose: Choose):
         super().__init__()
         self.node, self.look, self.choose = node, look, choose
         self.subspace, self.learner = subspace, learner
         self.pending: Evidence | None = None
-        self.last: Evidence | None = None
+        self.register_buffer("captured", torch.zeros((), device=subspace.rows.device))
+        self.register_buffer("learned", torch.zeros((), dtype=torch.int64, device=subspace.rows.device))
         self._places: Tensor | None = None
 
     def see(self, pre: Presynaptic) -> None:
@@ -54,7 +64,10 @@ class Site(nn.Module):
         """Moves the new rows by what was taken."""
         if self.pending is not None:
             self.learner.learn(self.subspace, self.pending)
-            self.last, self.pending = self.pending, None
+            if int(self.learned) % LOOK_EVERY == 0:
+                self.captured.fill_(_captured(self.subspace.all, self.pending))
+            self.learned += 1
+            self.pending = None
 
     def update(self, sink: Sink) -> None:
         """As `learn`, from what all processes took: at the next flush of ``sink`` where there are several."""
@@ -72,18 +85,6 @@ class Site(nn.Module):
         self.pending, self._places = None, None
         self.look.forget(self)
 
-    def captured(self) -> float | None:
-        """The share of the last mini-batch's energy that lies in the rows; None before the first one.
-
-        1 - E|x - P x|^2 / E|x|^2, also for rows that are not orthonormal.
-        """
-        if self.last is None:
-            return None
-        h = self.subspace.all
-        inside = self.last.seen_by(h) @ h.T
-        energy = float(self.last.energy())
-        return float(2 * inside.trace() - (inside * (h @ h.T).T).sum()) / energy if energy else None
-
     def _patches(self, x: Tensor) -> Tensor:
         ops, module = ops_of(self.node.module), self.node.module
         if self._places is None:
@@ -91,6 +92,13 @@ class Site(nn.Module):
             if chosen is not None:
                 self._places = torch.tensor(chosen, device=x.device)
         return ops.patches(module, x, self._places)
+
+
+def _captured(rows: Tensor, evidence: Evidence) -> float:
+    """The share of a mini-batch's energy that lies in ``rows``: 1 - E|x - P x|^2 / E|x|^2, also where they are not
+    orthonormal; 0 where there is no energy."""
+    inside, energy = evidence.seen_by(rows) @ rows.T, float(evidence.energy())
+    return float(2 * inside.trace() - (inside * (rows @ rows.T).T).sum()) / energy if energy else 0.0
 
 
 class Look(ABC):

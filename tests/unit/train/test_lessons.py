@@ -160,3 +160,30 @@ def test_heads_show_the_outputs_of_one_task() -> None:
 
 def test_the_first_samples_of_every_class_are_kept() -> None:
     assert first_of_each(torch.tensor([2, 2, 0, 2, 0, 1]), 2).tolist() == [0, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("transform", ["hlop", "gpm", "ewc"])
+@pytest.mark.parametrize("rule", ["bptt", "ottt", "opzo", "dfa"])
+def test_a_protected_stream_is_cut_and_continued_to_the_bit(transform: str, rule: str, flags: list[str]) -> None:
+    more = [*flags, "--rule", rule, "--transform", transform, "--objective.kappa", "0", "--train.save-every", "2"]
+    whole = train(parse_tokens(more))
+    for after in (4, 12, 17):
+        run = cut(more, after)
+        assert resume(run).fingerprint == whole.fingerprint
+        assert_same_run(Path(whole.run), run)
+
+
+def test_protection_without_a_stream_is_refused(flags: list[str]) -> None:
+    alone = [*flags[:2], *flags[6:]]
+    for more in (alone, [*flags, "--stream.joint", "true"]):
+        with pytest.raises(ConfigError, match=r"protects what earlier tasks taught.*one lesson only.*leave out"):
+            assemble(parse_tokens([*more, "--transform", "hlop"]))
+
+
+def test_heads_of_their_own_are_not_protected_and_shared_ones_are(flags: list[str]) -> None:
+    own, _ = assemble(parse_tokens([*flags, "--transform", "hlop"]))
+    shared, _ = assemble(parse_tokens([*flags, "--transform", "hlop", "--stream.head", "shared"]))
+    for parts in (own, shared):
+        parts.sink.begin_task(0)
+    assert not any("readout" in name for name in own.sink.metrics())
+    assert any("readout" in name for name in shared.sink.metrics())
