@@ -28,12 +28,13 @@ def evaluate(
             "of a named set, train or test (default: test).",
         ),
     ] = None,
+    task: Annotated[int | None, Parameter(help="Of a stream of tasks: which one, counted from 1.")] = None,
     device: Annotated[str, Parameter(help="cpu, cuda or cuda:N.")] = "cpu",
     json: Json = False,
 ) -> None:
     """Tests a trained network. Further --data.FIELD flags say how the data is read, as in `onward train`."""
     folder = RunFolder.open(run)
-    result = evaluate_run(folder, evaluation_data(folder.config(), data, split, tokens), device)
+    result = evaluate_run(folder, evaluation_data(folder.config(), data, split, tokens, task), device)
     low, high = result.interval
     out = console(json)
     out.print(

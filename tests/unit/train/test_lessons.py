@@ -13,11 +13,12 @@ from onward.core import run_sequence
 from onward.core.errors import ConfigError
 from onward.core.glue import Heads, turn
 from onward.data import Batch
-from onward.train import Parts, RunFolder, Started, assemble, memory, parse_tokens, resume, train
+from onward.train import Parts, RunFolder, Started, assemble, evaluate_run, memory, parse_tokens, resume, train
 from onward.train.events import Event, TasksTested
 from onward.train.lessons import learn, retention
 from onward.train.parts import turned
 from onward.train.rehearse import first_of_each
+from onward.train.source import evaluation_data
 from onward.train.state import Fitted
 from reference.runs import after_calls, assert_same_run, counters
 
@@ -76,6 +77,25 @@ def test_tasks_are_tested_before_the_first_lesson_and_after_each(flags: list[str
     titles = [event.title for event in events if isinstance(event, Started)]
     assert titles[1].endswith("lesson 2 of 3: classes 2 to 3")
     assert (Path(summary.run) / "figures" / "tasks.svg").read_text().count("<rect") == 1 + 12
+
+
+@pytest.mark.parametrize("head", ["own", "shared"])
+def test_each_task_is_tested_again_from_the_run(head: str, flags: list[str]) -> None:
+    summary = train(parse_tokens([*flags, "--stream.head", head]))
+    folder = RunFolder(Path(summary.run))
+    assert summary.stream is not None
+    again = [
+        evaluate_run(folder, evaluation_data(folder.config(), None, None, [], task)).test_accuracy for task in (1, 2, 3)
+    ]
+    assert again == summary.stream.matrix[-1]
+    for task, said in ((None, "no task was given"), (4, "--task 4 was given")):
+        with pytest.raises(ConfigError, match=rf"{said}.*learned 3 of them.*--task 1 to 3"):
+            evaluation_data(folder.config(), None, None, [], task)
+
+
+def test_a_run_of_one_task_has_no_number(tokens: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--task 1 was given, and this run learned a single task"):
+        evaluation_data(parse_tokens(tokens), None, None, [], 1)
 
 
 def test_metrics_say_which_lesson_they_are_of(flags: list[str]) -> None:

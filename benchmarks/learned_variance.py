@@ -1,0 +1,125 @@
+"""Does a learned optimiser quiet the noise of gradients? Variance of updates beside that of gradients; writes a figure.
+
+    python -m benchmarks.learned_variance recipes/zo-snn-linear20.toml [FOLDER] [--after 0 200 1000] [--rounds 16]
+
+The network is trained for some mini-batches by the recipe's first row, and then held. Every optimiser of the recipe,
+started from rest, sees the same gradients of 60 fresh mini-batches at these weights; what it would do last is its
+update u. Over rounds with other mini-batches and other noise,
+
+    relative variance = sum over parameters of Var u / ||mean u||^2        (of g, for the gradient itself)
+
+A quiet optimiser has a small one. The mean is taken over the rounds, so that its own noise, 1 / rounds of the variance,
+is subtracted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from itertools import islice
+from math import log10
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from onward.core import run_sequence
+from onward.optim import optimizers
+from onward.report import curves
+from onward.train import Parts, assemble, parse_tokens
+
+WINDOW = 60
+
+
+class Held:
+    """A network at the weights it has after some training, and gradients of fresh mini-batches there."""
+
+    def __init__(self, recipe: Path, flags: Sequence[str], after: int):
+        self.parts, config = assemble(parse_tokens([str(recipe), *flags, "--train.epochs", "1"]))
+        for number, batch in enumerate(islice(self.parts.batches(0), after)):
+            self._learn(self.parts, batch, number)
+            self.parts.update()
+        self.config, self.after = config, after
+
+    def gradient(self, number: int) -> list[Tensor]:
+        """The gradient of mini-batch ``number`` of other passes over the data, by parameter."""
+        epoch, place = divmod(number, len(self.parts.loader))
+        self._learn(self.parts, self.parts.loader.batch((1 + epoch, place)), self.after + number)
+        self.parts.sink.flush()
+        found = [p.grad for p in self.parts.net.parameters() if p.grad is not None]
+        self.parts.net.zero_grad(set_to_none=True)
+        return found
+
+    def _learn(self, parts: Parts, batch, sequence: int) -> None:
+        run_sequence(
+            parts.net,
+            parts.rule,
+            parts.objective,
+            batch.x,
+            batch.y,
+            parts.sink,
+            draws=parts.draws,
+            ids=batch.ids,
+            sequence=sequence,
+            chunk=parts.chunk,
+        )
+
+
+def last_update(optimizer: Optimizer, weights: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """What ``optimizer`` adds to ``weights`` after all ``gradients``, whose steps but the last one are taken back."""
+    moving = [p for group in optimizer.param_groups for p in group["params"]]
+    for found in gradients:
+        for p, weight, g in zip(moving, weights, found, strict=True):
+            p.data.copy_(weight)
+            p.grad = g
+        optimizer.step()
+    return torch.cat([(p.detach() - weight).flatten() for p, weight in zip(moving, weights, strict=True)])
+
+
+def relative_variance(samples: Sequence[Tensor]) -> float:
+    """Of vectors that differ by chance; see the module's docstring."""
+    rows = torch.stack(list(samples)).double()
+    variance, mean = rows.var(0).sum(), rows.mean(0)
+    return float(variance / (mean.square().sum() - variance / len(rows)).clamp_min(1e-30))
+
+
+def compare(recipe: Path, rows: dict[str, Sequence[str]], after: int, rounds: int) -> dict[str, float]:
+    """Relative variance of the gradient and of the updates of every row."""
+    held = Held(recipe, next(iter(rows.values())), after)
+    weights = [p.detach().clone() for p in held.parts.net.parameters()]
+    choices = {label: parse_tokens([str(recipe), *flags]).optim for label, flags in rows.items()}
+    updates: dict[str, list[Tensor]] = {"the gradient": [], **{label: [] for label in rows}}
+    for turn in range(rounds):
+        gradients = [held.gradient(turn * WINDOW + step) for step in range(WINDOW)]
+        updates["the gradient"].append(torch.cat([g.flatten() for g in gradients[-1]]))
+        for label, choice in choices.items():
+            optimizer = optimizers.build(choice, [{"params": [nn.Parameter(w.clone()) for w in weights]}])
+            updates[label].append(last_update(optimizer, weights, gradients))
+    return {label: relative_variance(found) for label, found in updates.items()}
+
+
+def main() -> None:
+    """Prints the table and draws the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/explanation"))
+    parser.add_argument("--after", type=int, nargs="*", default=[0, 50, 200, 1000])
+    parser.add_argument("--rounds", type=int, default=16)
+    asked = parser.parse_args()
+    table = tomllib.loads(asked.recipe.read_text(encoding="utf-8"))["recipe"]
+    rows = {row["label"]: row["flags"] for row in table["row"]}
+    found = {after: compare(asked.recipe, rows, after, asked.rounds) for after in asked.after}
+    print(f"| after mini-batches | {' | '.join(map(str, found))} |\n|{'---|' * (len(found) + 1)}")
+    for label in next(iter(found.values())):
+        print(f"| {label} | {' | '.join(f'{values[label]:.3g}' for values in found.values())} |")
+    labels = ["the gradient", *rows]
+    lines = {label: [(k, log10(values[label])) for k, values in enumerate(found.values())] for label in labels}
+    places = ", ".join(f"{k}: after {after}" for k, after in enumerate(found))
+    figure = curves(lines, f"{table['title']}: noise of updates", places, "log10 of relative variance")
+    (asked.folder / f"learned-variance-{asked.recipe.stem.removeprefix('zo-snn-')}.svg").write_text(figure, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
