@@ -15,8 +15,10 @@ from onward.core.errors import UnknownName
 from onward.core.registry import Entry, Registry
 from onward.core.rule import LearningRule
 from onward.credit import locals_, spatials, temporals
+from onward.data.streams import streams
 from onward.rules import rules as registry
 from onward.train.grammar import brought_flags
+from onward.transforms import transforms
 
 UNKNOWN = "not stated"
 
@@ -27,7 +29,8 @@ def rules(
     *,
     json: Json = False,
 ) -> None:
-    """Lists every learning rule and every choice of the credit grid: meaning, needs, source, what it brings."""
+    """Lists every learning rule, every choice of the credit grid, and what tasks that follow one another are kept by:
+    meaning, needs, source, what it brings."""
     out = console(json)
     listed = _listed(name)
     for title, lines in listed.items():
@@ -35,20 +38,28 @@ def rules(
         for line in lines:
             _show(out, line)
     out.print("Use one: onward train --rule NAME. Mix: --rule.temporal NAME --rule.spatial NAME --rule.local NAME")
+    out.print("Tasks one after the other: onward train --stream NAME --transform NAME --rule NAME")
     emit(json, listed)
 
 
 GRID: dict[str, Registry] = {"temporal": temporals, "spatial": spatials, "local": locals_}
+TASKS: dict[str, Registry] = {"transform": transforms, "stream": streams}
 PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 
 
 def _listed(name: str | None) -> dict[str, list[dict[str, Any]]]:
     """What is told, by kind: of everything, or of what is called ``name``; raises `UnknownName`."""
-    known = {"rules": registry.names(), **{axis: grid.names() for axis, grid in GRID.items()}}
+    known = {"rules": registry.names(), **{kind: found.names() for kind, found in {**GRID, **TASKS}.items()}}
     chosen = known if name is None else {kind: [name] for kind, names in known.items() if name in names}
     if not chosen:
         raise UnknownName("rule", str(name), set().union(*known.values()))
-    return {kind: [_rule(n) if kind == "rules" else _choice(kind, n) for n in names] for kind, names in chosen.items()}
+    return {kind: [_line(kind, name) for name in names] for kind, names in chosen.items()}
+
+
+def _line(kind: str, name: str) -> dict[str, Any]:
+    if kind == "rules":
+        return _rule(name)
+    return _choice(kind, name) if kind in GRID else _told(TASKS[kind].entry(name))
 
 
 def _rule(name: str) -> dict[str, Any]:
@@ -63,15 +74,25 @@ def _choice(axis: str, name: str) -> dict[str, Any]:
 def _described(entry: Entry, rule: LearningRule) -> dict[str, Any]:
     traits = rule.traits
     needs = {"memory": traits.memory, "backward": traits.backward, "weight_transport": traits.weight_transport}
+    return {**_told(entry), **needs}
+
+
+def _told(entry: Entry) -> dict[str, Any]:
     facts = {key: entry.facts.get(key, UNKNOWN) for key in ("paper", "published", "inferred")}
-    return {"name": entry.name, "meaning": entry.summary, **needs, **facts}
+    return {"name": entry.name, "meaning": entry.summary, **facts}
 
 
 def _show(out: Console, line: dict[str, Any]) -> None:
     out.print(Padding(f"[bold cyan]{line['name']}[/bold cyan]  {escape(line['meaning'])}", (0, 0, 0, 2)))
-    transport = "needs weight transport" if line["weight_transport"] else "no weight transport"
-    needs = f"memory {line['memory']} in time steps; {transport}. "
     source = f"Paper: {line['paper']}. Published: {line['published']}. Inferred: {line['inferred']}."
-    out.print(Padding(escape(needs + source), (0, 0, 0, 6)))
+    if "memory" in line or line["paper"] != UNKNOWN:
+        out.print(Padding(escape(_needs(line) + source), (0, 0, 0, 6)))
     if line.get("brings"):
         out.print(escape(f"      Brings, unless you say otherwise: {line['brings']}"), soft_wrap=True)
+
+
+def _needs(line: dict[str, Any]) -> str:
+    if "memory" not in line:
+        return ""
+    transport = "needs weight transport" if line["weight_transport"] else "no weight transport"
+    return f"memory {line['memory']} in time steps; {transport}. "

@@ -187,6 +187,9 @@ def _stream(choice: StreamChoice, tasks: list[Task], classes: int) -> Stream:
     return Stream(tuple(tasks), classes, choice.head == "own", lessons)
 
 
+PERMUTED = {"paper": "Goodfellow et al. 2014", "published": "idea, settings of HLOP", "inferred": "the permutations"}
+SPLIT = {"paper": "Zenke et al. 2017", "published": "idea, settings of HLOP", "inferred": "none"}
+ALONE = {"paper": "none needed", "published": "the usual", "inferred": "none"}
 Build = Callable[[Any, Data, int], Stream]
 streams: Registry[Stream] = Registry("stream")
 
@@ -206,14 +209,23 @@ def _preset(data: str, build: Build) -> Build:
     return checked
 
 
-streams.register("none", OneTask, lambda choice, data, seed: Stream.of(load(data)), "the data set, as the only task")
-streams.register("permuted", StreamChoice, _permuted, "the data set, with the features in another order for each task")
+streams.register(
+    "none", OneTask, lambda choice, data, seed: Stream.of(load(data)), "the data set, as the only task", facts=ALONE
+)
+streams.register(
+    "permuted",
+    StreamChoice,
+    _permuted,
+    "the data set, with the features in another order for each task",
+    facts=PERMUTED,
+)
 streams.register(
     "split",
     StreamChoice,
     _parted,
     "the data set, a few classes at a time, in their natural order",
     defaults={"tasks": 5, "head": "own"},
+    facts=SPLIT,
 )
 streams.register(
     "permuted-mnist",
@@ -221,6 +233,7 @@ streams.register(
     _preset("mnist", _permuted),
     "digits with permuted pixels, one head for all tasks",
     defaults={"replay_epochs": 1, "replay_lr": 0.01},
+    facts=PERMUTED,
     brings={"data": {"name": "mnist", "normalise": True}},
 )
 for _data, _tasks in {"mnist": 5, "fashion-mnist": 5, "cifar10": 5, "cifar100": 10}.items():
@@ -230,5 +243,6 @@ for _data, _tasks in {"mnist": 5, "fashion-mnist": 5, "cifar10": 5, "cifar100": 
         _preset(_data, _parted),
         f"{_data} in {_tasks} tasks, each with a head of its own",
         defaults={"tasks": _tasks, "head": "own"},
+        facts=SPLIT,
         brings={"data": {"name": _data, "normalise": True}},
     )

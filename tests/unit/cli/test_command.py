@@ -128,6 +128,8 @@ def test_compared_rules_keep_the_options_given_for_them() -> None:
     [
         (["rules"], "rules", "opzo"),
         (["rules"], "spatial", "dfa"),
+        (["rules"], "transform", "hlop"),
+        (["rules", "permuted-mnist"], "stream", "permuted-mnist"),
         (["data", "list"], "data", "mnist"),
     ],
 )
@@ -145,8 +147,9 @@ def test_rules_state_needs_and_sources(capsys: pytest.CaptureFixture[str]) -> No
     assert not by_name["opzo"]["weight_transport"]
     assert {line["name"] for line in listed["spatial"] if line["weight_transport"]} == {"bp"}
     assert not any(line["weight_transport"] for line in (*listed["temporal"], *listed["local"]))
+    assert all(line["memory"] for kind in ("rules", "temporal", "spatial", "local") for line in listed[kind])
     for line in [line for lines in listed.values() for line in lines]:
-        assert all(line[key] for key in ("meaning", "memory", "paper", "published", "inferred")), line["name"]
+        assert all(line[key] for key in ("meaning", "paper", "published", "inferred")), line["name"]
         assert "not stated" not in line.values(), line["name"]
 
 
