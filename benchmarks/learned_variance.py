@@ -1,6 +1,6 @@
 """Does a learned optimiser quiet the noise of gradients? Variance of updates beside that of gradients; writes a figure.
 
-    python -m benchmarks.learned_variance recipes/zo-snn-linear20.toml [FOLDER] [--after 0 200 1000] [--rounds 16]
+    python -m benchmarks.learned_variance recipes/zo-snn-linear20.toml [FOLDER] [--rows LSTM Adam] [--after 0 50]
 
 The network is trained for some mini-batches by the recipe's first row, and then held. Every optimiser of the recipe,
 started from rest, sees the same gradients of 60 fresh mini-batches at these weights; what it would do last is its
@@ -106,10 +106,11 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/explanation"))
     parser.add_argument("--after", type=int, nargs="*", default=[0, 50, 200, 1000])
+    parser.add_argument("--rows", nargs="*", help="labels of the recipe's rows; default: all")
     parser.add_argument("--rounds", type=int, default=16)
     asked = parser.parse_args()
     table = tomllib.loads(asked.recipe.read_text(encoding="utf-8"))["recipe"]
-    rows = {row["label"]: row["flags"] for row in table["row"]}
+    rows = {row["label"]: row["flags"] for row in table["row"] if asked.rows is None or row["label"] in asked.rows}
     found = {after: compare(asked.recipe, rows, after, asked.rounds) for after in asked.after}
     print(f"| after mini-batches | {' | '.join(map(str, found))} |\n|{'---|' * (len(found) + 1)}")
     for label in next(iter(found.values())):

@@ -233,7 +233,8 @@ def _tasks(event: TasksTested) -> str:
     when = f"after lesson {event.lesson}" if event.lesson else "before the first lesson"
     row = " ".join(f"{value:.1f}" for value in event.accuracies.values())
     mean = sum(event.accuracies.values()) / len(event.accuracies)
-    return f"all tasks {when} (%): {row}; mean {mean:.2f}"
+    leaked = " ".join(f"{name}: {share:.3f}" for name, share in event.leakage.items())
+    return f"all tasks {when} (%): {row}; mean {mean:.2f}" + (f"; leakage {leaked}" if leaked else "")
 
 
 def _rates(rates: Mapping[str, float]) -> str:

@@ -145,17 +145,24 @@ def evaluate(
     return Outcome(objective.total(evidence, running, y, x.steps), evidence)
 
 
-def outputs(net: Network, x: Sequence, *, chunk: int, watch: Callable[[Record], None] | None = None):
-    """Yields the outputs ``[K, B, m]`` of ``net`` chunk by chunk, in the mode it is in."""
+def outputs(
+    net: Network,
+    x: Sequence,
+    *,
+    chunk: int,
+    watch: Callable[[Record], None] | None = None,
+    walk: Callable[..., Forward] = Forward,
+):
+    """Yields the outputs ``[K, B, m]`` of ``net`` chunk by chunk, in the mode it is in; ``walk`` makes the visitor."""
     context = Context(KeyedDraws(0), torch.arange(x.batch), 0, x.steps, Share(x.batch), watch)
     weights = {node.index: effective(node.module) for node in net.synapses}
     carry, chunk = Carry(), 1 if net.cyclic else chunk
     for start in range(0, x.steps, chunk):
-        walk = Forward(net, carry, context, lambda node: weights[node.index])
-        out = run_walk(walk, x.read(start, min(start + chunk, x.steps)))
-        walk.record.check_finite()
+        visitor = walk(net, carry, context, lambda node: weights[node.index])
+        out = run_walk(visitor, x.read(start, min(start + chunk, x.steps)))
+        visitor.record.check_finite()
         if watch is not None:
-            watch(walk.record)
+            watch(visitor.record)
         yield out
 
 

@@ -68,10 +68,14 @@ class EpochDone(Event):
 
 @dataclass(frozen=True)
 class TasksTested(Event):
-    """All tasks of a stream were tested after ``lesson`` (counted from 1; 0: before all): percent of each, by name."""
+    """All tasks of a stream were tested after ``lesson`` (counted from 1; 0: before all): percent of each, by name.
+
+    ``leakage`` is how much the lesson changed the drives of earlier tasks, by synapse.
+    """
 
     lesson: int
     accuracies: Mapping[str, float]
+    leakage: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Undoing(Guard):
         self._kept = [(buffer, buffer.clone()) for buffer in buffers]
 
     def _modules(self) -> tuple[nn.Module, ...]:
-        return self.parts.net, self.parts.rule, self.parts.sink.modules
+        return self.parts.net, self.parts.rule, self.parts.trained.transform
 
     def undo(self, error: Divergence) -> None:
         """As it was before the mini-batch; raises ``error`` where weights are no longer finite."""

@@ -107,9 +107,7 @@ def carry_out(
             fit(parts, config.train, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
         else:
             learn(parts, config, start, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
-            stream = (
-                retention([task.name for task in parts.stream.tasks], fitted.matrix) if not fitted.interrupted else None
-            )
+            stream = retention(parts.stream.names, fitted.matrix, fitted.leaks) if not fitted.interrupted else None
     accuracy, loss, reported = _stream_score(stream) if stream else _final(parts, config, folder, fitted)
     if folder is not None and stream is not None:
         (folder.figures / "tasks.svg").write_text(figure(stream, title), encoding="utf-8")

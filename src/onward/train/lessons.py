@@ -12,6 +12,7 @@ from onward.train.config import RunConfig
 from onward.train.events import OnEvent, Started, TasksTested
 from onward.train.fit import fit
 from onward.train.folder import RunFolder
+from onward.train.leakage import leakage
 from onward.train.parts import Parts, turned
 from onward.train.rehearse import rehearse
 from onward.train.score import score
@@ -31,7 +32,8 @@ class Retention:
         backward  BWT = mean over i < K of R[K][i] - R[i][i]            forgetting, if negative
         forward   FWT = mean over i > 1 of R[i-1][i] - R[0][i]          what earlier tasks teach about the next
 
-    ``backward`` and ``forward`` are None where all was learned at once, or there is one task only.
+    ``backward`` and ``forward`` are None where all was learned at once, or there is one task only. ``leakage`` says how
+    much each lesson changed the drives of earlier tasks, by synapse (see `onward.train.leakage`).
     """
 
     tasks: tuple[str, ...]
@@ -39,9 +41,10 @@ class Retention:
     accuracy: float
     backward: float | None
     forward: float | None
+    leakage: Sequence[dict[str, float]] = ()
 
 
-def retention(tasks: Sequence[str], matrix: Matrix) -> Retention:
+def retention(tasks: Sequence[str], matrix: Matrix, leaks: Sequence[dict[str, float]] = ()) -> Retention:
     """The measures of a ``matrix`` whose first row was taken before the first lesson.
 
     >>> found = retention(["a", "b"], [[50, 50], [90, 60], [80, 95]])
@@ -52,7 +55,7 @@ def retention(tasks: Sequence[str], matrix: Matrix) -> Retention:
     one_by_one = len(matrix) == count + 1 > 2
     backward = _mean(last[i] - matrix[i + 1][i] for i in range(count - 1)) if one_by_one else None
     forward = _mean(matrix[i][i] - matrix[0][i] for i in range(1, count)) if one_by_one else None
-    return Retention(tuple(tasks), matrix, _mean(last), backward, forward)
+    return Retention(tuple(tasks), matrix, _mean(last), backward, forward, leaks)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -92,6 +95,8 @@ def close(parts: Parts, config: RunConfig, fitted: Fitted, on_event: OnEvent) ->
     """What is due after a lesson; the parts of the next one, if there is any."""
     progress, choice = fitted.progress, cast(StreamChoice, config.stream)
     parts.sink.end_task()
+    earlier = [parts.tests[task] for lesson in parts.stream.lessons[: progress.lesson] for task in lesson]
+    fitted.leaks.append(leakage(parts.net, parts.starts, earlier, parts.device, parts.chunk))
     if choice.replay and progress.lesson > 0:
         rehearse(parts, config)
     progress.lesson, progress.epoch, progress.batch = progress.lesson + 1, 0, 0
@@ -99,6 +104,7 @@ def close(parts: Parts, config: RunConfig, fitted: Fitted, on_event: OnEvent) ->
     if progress.lesson == len(parts.stream.lessons):
         return parts
     parts.sink.begin_task(progress.lesson)
+    parts.starts.mark()
     return turned(parts, config, progress.lesson)
 
 
@@ -114,7 +120,8 @@ def examine(parts: Parts, fitted: Fitted, on_event: OnEvent) -> None:
     """Adds a row to the matrix: every task is tested, those to come as well."""
     row = [score(parts.net, parts.objective, loader, parts.device, parts.chunk).accuracy for loader in parts.tests]
     fitted.matrix.append(row)
-    on_event(TasksTested(fitted.progress.lesson, dict(zip(parts.stream.names, row, strict=True))))
+    leaks = fitted.leaks[-1] if fitted.leaks else {}
+    on_event(TasksTested(fitted.progress.lesson, dict(zip(parts.stream.names, row, strict=True)), leaks))
 
 
 def figure(found: Retention, title: str) -> str:

@@ -30,6 +30,7 @@ from onward.rules import rules
 from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, known_device
 from onward.train.folder import Interface
+from onward.train.leakage import Starts
 from onward.train.update import Updater
 from onward.transforms import Transform, freeze_after_first, transforms
 from onward.transforms.choices import ProjectionOptions
@@ -51,6 +52,7 @@ class Parts:
     draws: KeyedDraws
     trained: Trained
     stream: Stream
+    starts: Starts
     lesson: int
     loader: Loader
     validation: Loader | None
@@ -141,7 +143,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     config = config.model_copy(update={"train": config.train.model_copy(update=resolved)})
     loader, held = _lesson(config, stream, 0, group)
     grads = GradSink(net, PRODUCTS[config.precision], group)
-    sink = _transform(config, net, grads, rule, draws, stream)
+    sink, starts = _transform(config, net, grads, rule, draws, stream), Starts(net, len(stream.lessons) > 1)
     updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(
         net=net,
@@ -151,8 +153,9 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         sink=sink,
         updater=updater,
         draws=draws,
-        trained=Trained(net, rule, updater.optimizer, sink.modules),
+        trained=Trained(net, rule, updater.optimizer, remembered(sink, starts)),
         stream=stream,
+        starts=starts,
         lesson=0,
         loader=loader,
         validation=held,
@@ -179,10 +182,15 @@ def turned(parts: Parts, config: RunConfig, lesson: int) -> Parts:
         freeze_after_first(parts.net, parts.sink)
     loader, held = _lesson(config, parts.stream, lesson, parts.group)
     updater = _updater(config.optim, parts.net, parts.rule, parts.sink, config.train.epochs * len(loader))
-    trained = Trained(parts.net, parts.rule, updater.optimizer, parts.sink.modules)
+    trained = replace(parts.trained, optimizer=updater.optimizer)
     found = replace(parts, lesson=lesson, loader=loader, validation=held, updater=updater, trained=trained)
     check_parts(found)
     return found
+
+
+def remembered(transform: Transform, starts: Starts) -> nn.Module:
+    """What is kept of earlier tasks, for checkpoints."""
+    return nn.ModuleDict({"transform": transform.modules, "starts": starts})
 
 
 def _lesson(config: RunConfig, stream: Stream, lesson: int, group: Group) -> tuple[Loader, Loader | None]:

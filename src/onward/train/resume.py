@@ -143,7 +143,7 @@ def restore(folder: RunFolder, parts: Parts, config: RunConfig, on_event: OnEven
         return parts, Fitted()
     fitted = Fitted.from_json(checkpoint.read_state(path))
     parts = at_lesson(parts, config, fitted)
-    checkpoint.read_modules(path, parts.net, parts.rule, parts.sink.modules)
+    checkpoint.read_modules(path, parts.net, parts.rule, parts.trained.transform)
     checkpoint.read_optimizer(path, parts.updater.optimizer)
     return parts, fitted
 

@@ -89,6 +89,7 @@ class Fitted:
     """How training went; ``score`` is the last one taken, after ``scored_epoch``; ``peak_bytes`` see `meter`.
 
     ``matrix`` has a row for every lesson that was learned, and one before them: percent of each task that are right.
+    ``leaks`` has, for every lesson, how much it changed the drives of earlier tasks, by synapse.
 
     ``full_precision`` says that products are computed in float32, whatever the configuration says. ``ranks`` holds
     what each process counts, by rank.
@@ -104,6 +105,7 @@ class Fitted:
     pace: Pace = field(default_factory=Pace)
     full_precision: bool = False
     matrix: list[list[float]] = field(default_factory=list)
+    leaks: list[dict[str, float]] = field(default_factory=list)
     ranks: list[Own] = field(default_factory=lambda: [Own()])
 
     def own(self, group: Group) -> Own:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onward.core.glue import Heads, turn
 from onward.data import Batch
 from onward.train import Parts, RunFolder, Started, assemble, evaluate_run, memory, parse_tokens, resume, train
 from onward.train.events import Event, TasksTested
+from onward.train.leakage import BATCHES, leakage
 from onward.train.lessons import learn, retention
 from onward.train.parts import turned
 from onward.train.rehearse import first_of_each
@@ -77,6 +79,35 @@ def test_tasks_are_tested_before_the_first_lesson_and_after_each(flags: list[str
     titles = [event.title for event in events if isinstance(event, Started)]
     assert titles[1].endswith("lesson 2 of 3: classes 2 to 3")
     assert (Path(summary.run) / "figures" / "tasks.svg").read_text().count("<rect") == 1 + 12
+
+
+def test_leakage_is_what_a_lesson_changed_of_old_drives(flags: list[str]) -> None:
+    parts, _ = assemble(parse_tokens(flags))
+    first, readout = parts.net.synapses
+    weight = parts.net.get_parameter(f"{first.name}.weight")
+    x = torch.cat([batch.x.chunk(0, 1)[0] for batch in islice(parts.tests[0].epoch(0), BATCHES)]).flatten(1)
+    with torch.no_grad():
+        moved = torch.rand_like(weight)
+        weight.add_(moved)
+    found = leakage(parts.net, parts.starts, parts.tests[:1], parts.device, parts.chunk)
+    assert found[readout.name] == 0
+    expected = (x @ moved.T).norm() / (x @ (weight.detach() - moved).T).norm()
+    assert found[first.name] == pytest.approx(float(expected), rel=1e-4)
+    parts.starts.mark()
+    assert leakage(parts.net, parts.starts, parts.tests[:1], parts.device, parts.chunk)[first.name] == 0
+    assert leakage(parts.net, parts.starts, [], parts.device, parts.chunk) == {}
+
+
+def test_protection_leaks_less_than_none(flags: list[str]) -> None:
+    shared = [*flags, "--stream.head", "shared", "--train.epochs", "6", "--model.bias", "false"]
+    gpm = ["--transform", "gpm", "--transform.fill", "0.9"]
+    free, kept = (train(parse_tokens([*shared, *more])).stream for more in ([], gpm))
+    assert free is not None
+    assert kept is not None
+    assert [len(s.leakage) for s in (free, kept)] == [3, 3]
+    assert free.leakage[0] == {}
+    for lesson in (1, 2):
+        assert kept.leakage[lesson]["fc1"] < 0.7 * free.leakage[lesson]["fc1"]
 
 
 @pytest.mark.parametrize("head", ["own", "shared"])
