@@ -11,20 +11,37 @@ from onward.core.errors import DataError
 from onward.core.registry import Choice, Registry
 from onward.data.arrays import ArrayDataset
 from onward.data.augment import Augmentation, Change, Flip, PadCrop
-from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice
+from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice, PicturesChoice
 from onward.data.dataset import Dataset, Split, spread
 from onward.data.download import NotFetched
 from onward.data.files import load_events, load_file, locate_file, open_samples
 from onward.data.folders import VARIABLE, data_folder
 from onward.data.images import SOURCES
 from onward.data.loader import Augment
+from onward.data.mini_imagenet import load_mini_imagenet, locate_mini_imagenet
 from onward.data.nmnist import SimulatorChoice, load_simulation, locate_simulation
+from onward.data.notmnist import load_notmnist, locate_notmnist
 from onward.data.published import PUBLISHED, Published
 
 datasets: Registry[Split] = Registry("data set")
 
 for _source in SOURCES:
     datasets.register(_source.name, ImageChoice, _source.load, _source.summary, facts={"locate": _source.locate})
+datasets.register(
+    "notmnist",
+    PicturesChoice,
+    load_notmnist,
+    "the letters A to J in many fonts, grey, 28 x 28; 529,119 + 18,724 PNG files, or a part of the latter",
+    facts={"locate": locate_notmnist},
+)
+datasets.register(
+    "mini-imagenet",
+    PicturesChoice,
+    load_mini_imagenet,
+    "100 classes of 600 colour pictures, 84 x 84, of which a sixth is held out",
+    facts={"locate": locate_mini_imagenet},
+    defaults={"holdout": 1 / 6},
+)
 datasets.register(
     "file", FileChoice, load_file, "arrays of your own: an .npz file with x and y", facts={"locate": locate_file}
 )

@@ -38,12 +38,13 @@ class ImageSource(NamedTuple):
 
     def load(self, choice: ImageChoice) -> Split:
         """The training and test part, normalised by the training part's statistics if the options ask for it."""
-        train, test = self.read(self.find(choice.root))
-        scale = channel_scale(torch.from_numpy(train[0])) if choice.normalise else None
-        return Split(
-            ArrayDataset(*train, classes=self.classes, name=self.name, scale=scale),
-            ArrayDataset(*test, classes=self.classes, name=self.name, scale=scale),
-        )
+        return image_split(choice, self.read(self.find(choice.root)), self.classes)
+
+
+def image_split(choice: ImageChoice, parts: tuple[Part, Part], classes: int) -> Split:
+    """A training and a test part, normalised by the training part's statistics if the options ask for it."""
+    scale = channel_scale(torch.from_numpy(parts[0][0])) if choice.normalise else None
+    return Split(*(ArrayDataset(*part, classes=classes, name=choice.name, scale=scale) for part in parts))
 
 
 def _read_idx_files(files: list[Path]) -> tuple[Part, Part]:
