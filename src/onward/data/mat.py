@@ -170,7 +170,8 @@ def _head(matrix: _Part, order: Order) -> _Head | None:
 def _values(matrix: _Part, head: _Head, order: Order) -> np.ndarray:
     """The values that end an array, held against its dimensions before any memory is taken."""
     if head.kind not in _NUMERIC or head.is_complex:
-        raise ValueError(f"{head.name} is {_CLASSES.get(head.kind, 'complex')}; expected real numbers")
+        found = "complex" if head.is_complex else _CLASSES.get(head.kind, f"of class {head.kind}")
+        raise ValueError(f"{head.name} is {found}; expected real numbers")
     kind, size, short = _open(matrix, order)
     if kind not in _STORED:
         raise ValueError(f"{head.name} has values of type {kind}; expected one of {', '.join(map(str, _STORED))}")
