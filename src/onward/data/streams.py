@@ -263,6 +263,7 @@ streams.register(
     _preset("five-datasets", _set_by_set),
     "cifar10, mnist, svhn, fashion-mnist and notmnist, each with a head of its own",
     defaults={"tasks": 5, "head": "own"},
+    facts={"paper": "Ebrahimi et al. 2020", "published": "idea, settings of HLOP", "inferred": "the split of notmnist"},
     brings={"data": {"name": "five-datasets", "normalise": True}},
 )
 streams.register(
@@ -271,5 +272,10 @@ streams.register(
     _preset("mini-imagenet", _drawn),
     "mini-imagenet in 20 tasks of 5 classes that the seed draws, each with a head of its own",
     defaults={"tasks": 20, "head": "own", "replay_batch": 5},
+    facts={
+        "paper": "Vinyals et al. 2016",
+        "published": "idea, settings of HLOP",
+        "inferred": "which classes make a task, the split of each class",
+    },
     brings={"data": {"name": "mini-imagenet", "normalise": True}},
 )
