@@ -126,6 +126,38 @@ def idx_xz() -> Iterator[Files]:
     yield {"images.xz": bytes(small)}
 
 
+def _vast_mat(*sides: int, size: int) -> bytes:
+    """An array X of bytes whose header announces ``sides``, and that many values."""
+    flags = packing.mat_element(6, bytes([9]) + bytes(7))
+    axes = packing.mat_element(5, b"".join(side.to_bytes(4, "little") for side in sides))
+    head = flags + axes + packing.mat_element(1, b"X") + (2).to_bytes(4, "little") + size.to_bytes(4, "little")
+    return (14).to_bytes(4, "little") + (len(head) + size).to_bytes(4, "little") + head
+
+
+def mat() -> Iterator[Files]:
+    """Dimensions and lengths that announce what is not there, and arrays without end."""
+    header = packing.mat_header()
+    for sides in ((32, 32, 3, 2**31 - 1), (2**31 - 1,) * 16, (0,) * 4, (32, 32, 3, 0)):
+        for size in (100, 2**32 - 200):
+            yield {"digits.mat": header + _vast_mat(*sides, size=size) + bytes(100)}
+    yield {"digits.mat": header + packing.mat_array("z", np.zeros((1, 1))) * 20_000}
+    yield {"digits.mat": header + packing.mat_element(14, b"") * 100_000}
+    yield {"digits.mat": header[:124] + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" + bytes(1000)}
+
+
+def mat_deflated() -> Iterator[Files]:
+    """Bombs of zeros: announced, too many, unannounced, behind the array and in one that nobody asks for."""
+    header, zeros = packing.mat_header(), bytes(80 * MIB)
+    for sides, size in (((32, 32, 3, 27_000), 32 * 32 * 3 * 27_000), ((32, 32, 3, 10_000), 32 * 32 * 3 * 10_000)):
+        whole = _vast_mat(*sides, size=size) + zeros[:size]
+        yield {"digits.mat": header + packing.mat_packed(whole)}
+        yield {"digits.mat": header + packing.mat_packed(whole.replace(b"X", b"z", 1))}
+    yield {"digits.mat": header + packing.mat_packed(_vast_mat(32, 32, 3, 1, size=3072) + zeros)}
+    yield {"digits.mat": header + packing.mat_packed(zeros)}
+    yield {"digits.mat": header + packing.mat_packed(packing.mat_packed(zeros))}
+    yield {"digits.mat": header + packing.mat_packed(b"") * 20_000}
+
+
 def _gzip_bomb(head: bytes, zeros: int) -> bytes:
     """``head`` and that many ``zeros``, packed at once: the same block of zeros repeats."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)

@@ -20,6 +20,7 @@ from onward.data.choices import FileChoice
 from onward.data.cifar import CIFAR10, CIFAR100, Format, read_cifar
 from onward.data.idx import read_idx
 from onward.data.npz import npz_keys
+from onward.data.svhn import read_svhn
 from onward.models.layers import parse_layers
 from onward.optim import read_cell
 from onward.train import grammar, toml
@@ -57,6 +58,11 @@ def read_layers(folder: Path) -> object:
 def read_cifar_file(form: Format, folder: Path) -> object:
     """Two records."""
     return read_cifar(folder / "batch.bin", 2, form)
+
+
+def read_digits(folder: Path) -> object:
+    """Cropped digits."""
+    return read_svhn(folder / "digits.mat")
 
 
 def read_arrays(folder: Path) -> object:
@@ -139,6 +145,7 @@ _HEADS = (
 _ZIP_WORDS = (*packing.METHODS, b"x.npy", b"y.npy", b"x_test.npy", b"y_test.npy", b"x", *_HEADS)
 _EVENT_WORDS = (*_ZIP_WORDS, b"t.npy", b"offsets.npy", b"split.npy", b"label.npy", b"\x00\x00\x11\x00")
 _IDX = [(packing.idx(),), (packing.idx((2, 1, 1)),)]
+_MAT_WORDS = tuple(packing.mat_element(kind, content) for kind, content in packing.MAT_ELEMENTS)
 _CIFAR = {form: bytes([1] * form.label_bytes + [7] * 3072) * 2 for form in (CIFAR10, CIFAR100)}
 
 READERS: dict[str, Reader] = {
@@ -167,6 +174,12 @@ READERS: dict[str, Reader] = {
     ),
     "cifar10": Reader([(_CIFAR[CIFAR10],)], packing.plain("batch.bin"), partial(read_cifar_file, CIFAR10)),
     "cifar100": Reader([(_CIFAR[CIFAR100],)], packing.plain("batch.bin"), partial(read_cifar_file, CIFAR100)),
+    "svhn": Reader(
+        [packing.digits(), packing.digits("big")], packing.plain("digits.mat"), read_digits, bombs.mat, _MAT_WORDS
+    ),
+    "svhn, compressed": Reader(
+        [packing.digits()], packing.mat_deflated("digits.mat"), read_digits, bombs.mat_deflated, _MAT_WORDS
+    ),
     "arrays .npz": Reader(packing.arrays(), packing.zipped("mine.npz"), read_arrays, bombs.arrays, _ZIP_WORDS),
     "recordings .npz": Reader(
         [packing.recordings(), packing.recordings({"t": np.tile(np.arange(5) * 700, 4)}, b"stored")],

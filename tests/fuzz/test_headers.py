@@ -19,6 +19,7 @@ from tests.fuzz.mutate import HARMFUL, NUMBERS, TEXTS
 from onward.core.errors import OnwardError
 from onward.data import read_recordings
 from onward.data.idx import read_idx
+from onward.data.mat import read_mat
 from onward.data.npz import read_npz
 from onward.train import load, parse_tokens
 
@@ -87,6 +88,28 @@ def test_idx(folder: Path, suffix: str, pack: Any, sides: list[int], data: st.Da
         assert refusal.startswith(f"{path}: ")
         return
     assert (found.shape, found.size, len(sides)) == (tuple(sides), size, rank)
+
+
+@given(
+    st.lists(st.integers(0, 5) | st.sampled_from([n for n in NUMBERS if n < 2**32]), max_size=4),
+    st.sampled_from([*range(1, 8), 9, 12, 13, 14, 18]),
+    st.integers(0, 20),
+    st.booleans(),
+    st.data(),
+)
+def test_mat(folder: Path, sides: list[int], kind: int, flags: int, compressed: bool, data: st.DataObject) -> None:
+    right = prod(sides) * data.draw(st.sampled_from([1, 2, 4, 8]))
+    size = right if right < 5000 and data.draw(st.booleans()) else data.draw(st.integers(0, 200))
+    axes = b"".join(side.to_bytes(4, "little") for side in sides)
+    parts = ((6, bytes([flags]) + bytes(7)), (5, axes), (1, b"a"), (kind, bytes(size)))
+    array = packing.mat_element(14, b"".join(packing.mat_element(*part) for part in parts))
+    path = folder / "a.mat"
+    path.write_bytes(packing.mat_header() + (packing.mat_packed(array) if compressed else array))
+    found, refusal = attempt(lambda: read_mat(path, ["a"])["a"])
+    if found is None:
+        assert refusal.startswith(f"{path}: ")
+        return
+    assert (found.shape, found.nbytes) == (tuple(sides), size)
 
 
 @given(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence as Ordered
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -105,6 +107,12 @@ def channel_scale(x: Tensor) -> Scale:
     return Scale(mean.view(-1, 1, 1), spread.view(-1, 1, 1))
 
 
+def fixed_scale(mean: Ordered[float], std: Ordered[float]) -> Scale:
+    """Bytes ``[B, C, H, W]`` by the ``mean`` and ``std`` of each channel (or of all) as they are in [0, 1]."""
+    shift, size = (255 * torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
+    return Scale(shift, size)
+
+
 class ArrayDataset(Dataset):
     """Samples and labels held in memory.
 
@@ -153,6 +161,11 @@ class ArrayDataset(Dataset):
 
     def fingerprint(self, steps: int) -> str:
         """See `Dataset.fingerprint`."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        """Taken once, however many tasks are made of the samples."""
         return digest(self.x, self.y, self.layout.axes, self.scale.shift, self.scale.gain)
 
 

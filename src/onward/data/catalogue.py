@@ -9,22 +9,47 @@ from typing import NamedTuple
 
 from onward.core.errors import DataError
 from onward.core.registry import Choice, Registry
-from onward.data.arrays import ArrayDataset
+from onward.data.arrays import ArrayDataset, Scale
 from onward.data.augment import Augmentation, Change, Flip, PadCrop
-from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice
+from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice, PicturesChoice
 from onward.data.dataset import Dataset, Split, spread
 from onward.data.download import NotFetched
 from onward.data.files import load_events, load_file, locate_file, open_samples
+from onward.data.five import load_five, locate_five
 from onward.data.folders import VARIABLE, data_folder
 from onward.data.images import SOURCES
 from onward.data.loader import Augment
+from onward.data.mini_imagenet import load_mini_imagenet, locate_mini_imagenet
 from onward.data.nmnist import SimulatorChoice, load_simulation, locate_simulation
+from onward.data.notmnist import load_notmnist, locate_notmnist
 from onward.data.published import PUBLISHED, Published
 
 datasets: Registry[Split] = Registry("data set")
 
 for _source in SOURCES:
     datasets.register(_source.name, ImageChoice, _source.load, _source.summary, facts={"locate": _source.locate})
+datasets.register(
+    "notmnist",
+    PicturesChoice,
+    load_notmnist,
+    "the letters A to J in many fonts, grey, 28 x 28; 529,119 + 18,724 PNG files, or a part of the latter",
+    facts={"locate": locate_notmnist},
+)
+datasets.register(
+    "five-datasets",
+    PicturesChoice,
+    load_five,
+    "cifar10, mnist, svhn, fashion-mnist and notmnist as one set of 50 classes, in colour, 32 x 32",
+    facts={"locate": locate_five},
+)
+datasets.register(
+    "mini-imagenet",
+    PicturesChoice,
+    load_mini_imagenet,
+    "100 classes of 600 colour pictures, 84 x 84, of which a sixth is held out",
+    facts={"locate": locate_mini_imagenet},
+    defaults={"holdout": 1 / 6},
+)
 datasets.register(
     "file", FileChoice, load_file, "arrays of your own: an .npz file with x and y", facts={"locate": locate_file}
 )
@@ -75,9 +100,20 @@ def open_file(path: Path, like: Choice, *, split: str | None = None) -> Dataset:
     The file holds x and y, or recordings; its keys tell which. Recordings are binned, arrays laid out and scaled, as
     ``like`` says where it says so. ``split`` keeps the recordings of that split only. Raises `DataError` otherwise.
     """
-    train = datasets.build(like).train if isinstance(like, ImageChoice) and like.normalise else None
-    scale = train.scale if isinstance(train, ArrayDataset) else None
-    return open_samples(path, like, scale, split)
+    return open_samples(path, like, _scale(path, like), split)
+
+
+def _scale(path: Path, like: Choice) -> Scale | None:
+    """How ``like`` normalised what a network was trained on; None where it did not."""
+    if not isinstance(like, ImageChoice) or not like.normalise:
+        return None
+    train = datasets.build(like).train
+    if not isinstance(train, ArrayDataset):
+        raise DataError(
+            f"{path}: {like.name} normalises each of its sets in another way, and which one these samples are like is "
+            "not known; evaluate on the sets themselves, or train with --no-data.normalise"
+        )
+    return train.scale
 
 
 class Listing(NamedTuple):

@@ -29,6 +29,18 @@ class ImageChoice(DataChoice):
     flip: bool = Field(default=False, description="augmentation: mirror left and right with probability 1/2")
 
 
+class PicturesChoice(ImageChoice):
+    """Still images that are picture files, one folder a class."""
+
+    skip_unreadable: bool = Field(
+        default=False, description="leave out files that cannot be decoded, and name them; else one of them is an error"
+    )
+    holdout: float = Field(
+        default=0.1, gt=0, lt=1, description="test on this fraction of each class where there is no test part"
+    )
+    holdout_seed: int = Field(default=0, description="chooses which samples are set aside")
+
+
 class HoldoutChoice(DataChoice):
     """Data of one's own, which may need a test part set aside."""
 

@@ -36,16 +36,28 @@ def _path(choice: HoldoutChoice) -> Path:
     return path
 
 
-def holdout(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def holdout(count: int, fraction: float, seed: int, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to test on, both ascending; a pure function of its arguments.
+
+    Sets of one seed that are split apart each have a ``number``.
 
     At least one row goes to each part; raises `DataError` for fewer than two rows.
     """
     if count < 2:
         raise DataError(f"{count} sample cannot be split into a training and a test part; give at least 2")
     held = min(max(round(count * fraction), 1), count - 1)
-    chosen = order(seed, 0, count).numpy()
+    chosen = order(seed, number, count).numpy()
     return np.sort(chosen[held:]), np.sort(chosen[:held])
+
+
+def holdout_by_class(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `holdout`, with the same fraction of every class."""
+    parts = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        parts.append([rows[part] for part in holdout(len(rows), fraction, seed, int(label))])
+    train, test = (np.sort(np.concatenate(part)) for part in zip(*parts, strict=True))
+    return train, test
 
 
 def load_file(choice: FileChoice) -> Split:

@@ -17,6 +17,7 @@ from onward.data.folders import find_files
 from onward.data.idx import SUFFIXES, read_pair
 from onward.data.mnist import FOLDER, mnist_arrays
 from onward.data.published import PUBLISHED
+from onward.data.svhn import FILES, read_svhn
 
 Part = tuple[np.ndarray, np.ndarray]
 _IDX_NAMES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -37,12 +38,13 @@ class ImageSource(NamedTuple):
 
     def load(self, choice: ImageChoice) -> Split:
         """The training and test part, normalised by the training part's statistics if the options ask for it."""
-        train, test = self.read(self.find(choice.root))
-        scale = channel_scale(torch.from_numpy(train[0])) if choice.normalise else None
-        return Split(
-            ArrayDataset(*train, classes=self.classes, name=self.name, scale=scale),
-            ArrayDataset(*test, classes=self.classes, name=self.name, scale=scale),
-        )
+        return image_split(choice, self.read(self.find(choice.root)), self.classes)
+
+
+def image_split(choice: ImageChoice, parts: tuple[Part, Part], classes: int) -> Split:
+    """A training and a test part, normalised by the training part's statistics if the options ask for it."""
+    scale = channel_scale(torch.from_numpy(parts[0][0])) if choice.normalise else None
+    return Split(*(ArrayDataset(*part, classes=classes, name=choice.name, scale=scale) for part in parts))
 
 
 def _read_idx_files(files: list[Path]) -> tuple[Part, Part]:
@@ -77,6 +79,16 @@ def _find_cifar100(root: str | None) -> list[Path]:
     return find_files("cifar-100-binary", root, ["train.bin", "test.bin"], [""], _fetching("cifar100"))
 
 
+def _find_svhn(root: str | None) -> list[Path]:
+    origin = "They are offered at http://ufldl.stanford.edu/housenumbers/ (format 2, cropped digits)"
+    return find_files("svhn", root, FILES, [""], origin)
+
+
+def _read_svhn(files: list[Path]) -> tuple[Part, Part]:
+    train, test = map(read_svhn, files)
+    return train, test
+
+
 def _cifar_reader(form: Format, records: int) -> Callable[[list[Path]], tuple[Part, Part]]:
     """A reader of training files of ``records`` records each and, last, a test file of 10,000."""
 
@@ -95,4 +107,5 @@ SOURCES = (
     ImageSource(
         "cifar100", 100, "50,000 + 10,000 colour images, 32 x 32", _find_cifar100, _cifar_reader(CIFAR100, 50_000)
     ),
+    ImageSource("svhn", 10, "73,257 + 26,032 digits of house numbers in colour, 32 x 32", _find_svhn, _read_svhn),
 )

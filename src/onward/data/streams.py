@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from onward.core.errors import ConfigError
 from onward.core.registry import Choice, Registry
 from onward.data.catalogue import datasets, load
 from onward.data.dataset import Batch, Dataset, Split, Subset, digest
+from onward.data.five import MEMBERS
 from onward.data.loader import order
 
 Data = Choice | Mapping[str, Any] | str
@@ -162,23 +163,47 @@ def _permuted(choice: StreamChoice, data: Data, seed: int) -> Stream:
 
 def _parted(choice: StreamChoice, data: Data, seed: int) -> Stream:  # noqa: ARG001
     split = load(data)
-    total, count = split.train.classes, choice.tasks
+    groups = _shared_out(choice, split, torch.arange(split.train.classes))
+    return _of_classes(choice, split, {f"classes {int(g[0])} to {int(g[-1])}": g for g in groups})
+
+
+def _drawn(choice: StreamChoice, data: Data, seed: int) -> Stream:
+    """As `_parted`, with classes that ``seed`` draws."""
+    split = load(data)
+    groups = _shared_out(choice, split, order(seed, 0, split.train.classes, "classes"))
+    return _of_classes(choice, split, {f"classes {' '.join(map(str, sorted(g.tolist())))}": g for g in groups})
+
+
+def _set_by_set(choice: StreamChoice, data: Data, seed: int) -> Stream:  # noqa: ARG001
+    if choice.tasks != len(MEMBERS):
+        raise ConfigError(
+            f"{choice.tasks} tasks were asked for, and {choice.name} has one for each of its {len(MEMBERS)} sets; "
+            f"leave out stream.tasks, or share out the classes of all with --stream split --data {choice.name}"
+        )
+    split = load(data)
+    groups = _shared_out(choice, split, torch.arange(split.train.classes))
+    return _of_classes(choice, split, dict(zip((member.name for member in MEMBERS), groups, strict=True)))
+
+
+def _shared_out(choice: StreamChoice, split: Split, classes: Tensor) -> Sequence[Tensor]:
+    """As many classes for each task, in the order given."""
+    total, count = len(classes), choice.tasks
     if total % count:
         fitting = ", ".join(str(n) for n in range(2, total + 1) if total % n == 0)
         raise ConfigError(
             f"{count} tasks were asked for, and the {total} classes of {split.train.name} cannot be shared out "
             f"evenly; choose stream.tasks among {fitting}"
         )
-    groups = torch.arange(total).chunk(count)
+    return classes.chunk(count)
+
+
+def _of_classes(choice: StreamChoice, split: Split, groups: Mapping[str, Tensor]) -> Stream:
+    """A task for each of the ``groups`` of classes, which all are as large."""
     tasks = [
-        Task(_named(group), Split(*(SomeClasses(part, task, group) for part in split)))
-        for task, group in enumerate(groups)
+        Task(name, Split(*(SomeClasses(part, task, group) for part in split)))
+        for task, (name, group) in enumerate(groups.items())
     ]
-    return _stream(choice, tasks, total // count)
-
-
-def _named(classes: Tensor) -> str:
-    return f"classes {int(classes[0])} to {int(classes[-1])}"
+    return _stream(choice, tasks, tasks[0].split.train.classes)
 
 
 def _stream(choice: StreamChoice, tasks: list[Task], classes: int) -> Stream:
@@ -194,15 +219,15 @@ Build = Callable[[Any, Data, int], Stream]
 streams: Registry[Stream] = Registry("stream")
 
 
-def _preset(data: str, build: Build) -> Build:
-    """A stream of one data set."""
+def _preset(data: str, build: Build, general: str = "split") -> Build:
+    """A stream of one data set; ``general`` is that of any."""
 
     def checked(choice: Any, given: Data, seed: int) -> Stream:
         name = datasets.parse(given).name
         if name != data:
             raise ConfigError(
                 f"stream {choice.name} is made of {data}, and the data are {name}; leave out --data, or choose "
-                f"--stream {choice.name.partition('-')[0]}, which takes any"
+                f"--stream {general}, which takes any"
             )
         return build(choice, given, seed)
 
@@ -230,7 +255,7 @@ streams.register(
 streams.register(
     "permuted-mnist",
     StreamChoice,
-    _preset("mnist", _permuted),
+    _preset("mnist", _permuted, "permuted"),
     "digits with permuted pixels, one head for all tasks",
     defaults={"replay_epochs": 1, "replay_lr": 0.01},
     facts=PERMUTED,
@@ -246,3 +271,25 @@ for _data, _tasks in {"mnist": 5, "fashion-mnist": 5, "cifar10": 5, "cifar100": 
         facts=SPLIT,
         brings={"data": {"name": _data, "normalise": True}},
     )
+streams.register(
+    "five-datasets",
+    StreamChoice,
+    _preset("five-datasets", _set_by_set),
+    "cifar10, mnist, svhn, fashion-mnist and notmnist, each with a head of its own",
+    defaults={"tasks": 5, "head": "own"},
+    facts={"paper": "Ebrahimi et al. 2020", "published": "idea, settings of HLOP", "inferred": "the split of notmnist"},
+    brings={"data": {"name": "five-datasets", "normalise": True}},
+)
+streams.register(
+    "mini-imagenet",
+    StreamChoice,
+    _preset("mini-imagenet", _drawn),
+    "mini-imagenet in 20 tasks of 5 classes that the seed draws, each with a head of its own",
+    defaults={"tasks": 20, "head": "own", "replay_batch": 5},
+    facts={
+        "paper": "Vinyals et al. 2016",
+        "published": "idea, settings of HLOP",
+        "inferred": "which classes make a task, the split of each class",
+    },
+    brings={"data": {"name": "mini-imagenet", "normalise": True}},
+)
