@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onward.core import Rates, Sequence, run_sequence
-from onward.core.graph import Kind
+from onward.core import Rates, Sequence, Static, run_sequence
+from onward.core.graph import Kind, Node
 from onward.core.norms import PerSequence
 from onward.core.run import MOST_STEPS, fit_chunk
 from onward.core.synapse import effective
@@ -44,8 +44,21 @@ SEQUENCES = 16
 
 
 PARAMETERS, EFFECTIVE, OPTIMISER = "parameters", "effective weights", "optimiser state"
-RULE, INPUT = "the rule's tensors", "input of a mini-batch"
-ORDER = [PARAMETERS, EFFECTIVE, GRADIENTS, OPTIMISER, RULE, INPUT, STATES, SUMS, ACTIVATIONS, CREDIT, WORKSPACE]
+RULE, TRANSFORM, INPUT = "the rule's tensors", "the transform's tensors", "input of a mini-batch"
+ORDER = [
+    PARAMETERS,
+    EFFECTIVE,
+    GRADIENTS,
+    OPTIMISER,
+    RULE,
+    TRANSFORM,
+    INPUT,
+    STATES,
+    SUMS,
+    ACTIVATIONS,
+    CREDIT,
+    WORKSPACE,
+]
 """The parts of a plan."""
 
 
@@ -162,12 +175,14 @@ class Planner:
         batch, chunk, steps = batch or self.batch, chunk or self.parts.chunk, self.parts.loader.steps
         number, sequence = self._sequence(chunk)
         parts = {**self.standing, INPUT: self._input(batch), **act(self._stage(batch), sequence).most}
+        parts[SUMS] = parts.get(SUMS, 0) + self.parts.sink.gathers(lambda node: batch * self._frames(node))
         return Plan({part: parts[part] for part in ORDER if parts.get(part)}, batch, chunk, steps, number)
 
     def check(self) -> Measured:
         """See `check`; the step is one of the mini-batch that `plan` plans for."""
         parts, number = self.parts, self.plan().sequence
         batch = next(parts.batches(0))
+        parts.sink.begin_task(0)
         with fusing(self.config.train.compile):
             self._learn(batch, number)
             with meter(parts.device) as step:
@@ -228,6 +243,7 @@ class Planner:
             EFFECTIVE: self._effective(),
             OPTIMISER: _bytes(t for t in moments if isinstance(t, Tensor)),
             RULE: _bytes(parts.rule.state_dict().values()),
+            TRANSFORM: _bytes(parts.trained.transform.state_dict().values()),
         }
 
     def _effective(self) -> int:
@@ -243,6 +259,11 @@ class Planner:
     def _input(self, batch: int) -> int:
         """A mini-batch with labels and positions, by the example of a few samples."""
         return round(_bytes(_tensors(self.sample)) * batch / self.sample.batch) + 2 * batch * torch.int64.itemsize
+
+    def _frames(self, node: Node) -> int:
+        """How many inputs a sample gives a synapse: one where it reads what stands still."""
+        still = isinstance(self.sample, Static) and self.parts.net.sender(node) is None
+        return 1 if still else self.sample.steps
 
     def _learn(self, batch: Batch, number: int) -> None:
         """One step as `fit` makes it, looked into as every so many are."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.optim import Optimizer
 
-from onward.core.graph import Kind
+from onward.core.graph import Kind, Node
 from onward.core.network import Network
 from onward.core.sink import Forwarding, Sink
 from onward.transforms.guard import Trusted, Updates
@@ -33,6 +35,10 @@ class Transform(Forwarding):
 
     def end_task(self) -> None:
         """The task ended: what was learned of it is protected from here on."""
+
+    def gathers(self, inputs: Callable[[Node], int]) -> int:
+        """Bytes that are gathered while a sequence lasts, at most; ``inputs`` are how many a synapse gets in it."""
+        return 0
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""

@@ -184,6 +184,10 @@ class Hlop(Transform):
             site.subspace.merge()
         self._mark(False)
 
+    def gathers(self, inputs: Callable[[Node], int]) -> int:
+        """See `Transform.gathers`: second moments, or the inputs themselves where these are fewer."""
+        return sum(site.gathers(inputs(site.node)) for site in self.sites)
+
     def metrics(self) -> dict[str, float]:
         """Rows, directions left, error of the Gram matrix, captured energy, and lr times the largest eigenvalue."""
         found: dict[str, float] = {}

@@ -85,6 +85,12 @@ class Site(nn.Module):
         self.pending, self._places = None, None
         self.look.forget(self)
 
+    def gathers(self, inputs: int) -> int:
+        """Bytes of the evidence of so many inputs."""
+        rows = self.subspace.rows
+        width = rows.shape[1]
+        return rows.element_size() * width * (inputs if inputs < width / 2 else width)
+
     def _patches(self, x: Tensor) -> Tensor:
         ops, module = ops_of(self.node.module), self.node.module
         if self._places is None:
