@@ -247,7 +247,7 @@ class _Job:
         return {
             "meta_trained_on": PARTS[self.meta.learn_on],
             "meta_selected_on": PARTS[self.meta.judge_on],
-            "recipe": self.recipe.tables(),
+            "recipe": _without_places(self.recipe.tables()),
             "seed": self.recipe.run.seed,
             "date": date.today().isoformat(),
             "onward": __version__,
@@ -283,6 +283,15 @@ class _Job:
             interrupted=interrupted,
             seconds=progress.seconds,
         )
+
+
+def _without_places(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without folders of this machine: they say nothing about the optimiser, and files are handed on."""
+    hidden = {"train": "out", "data": "root"}
+    return {
+        name: {key: value for key, value in table.items() if key != hidden.get(name)} if name in hidden else table
+        for name, table in tables.items()
+    }
 
 
 def _told(measure: Callable[[Cell], float], cell: Cell) -> float | None:

@@ -72,6 +72,8 @@ def test_a_whole_meta_training(flags: list[str]) -> None:
     record = read_record(Path(summary.weights))
     assert (record["meta_trained_on"], record["meta_selected_on"]) == ("training part", "validation part")
     assert record["recipe"]["meta"]["horizon"] == 4
+    assert "out" not in record["recipe"]["train"]
+    assert "root" not in record["recipe"]["data"]
     assert not any(isinstance(event, Warned) for event in events)
     lines = [json.loads(line) for line in (Path(summary.run) / "metrics.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["TaskDone", "TaskDone", "Judged", "TaskDone", "TaskDone", "Judged"]
