@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onward.core.synapse import deposit, drive, transpose
+from onward.core.products import deposit, drive, transpose
 from onward.kernels import Use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.host import keep_pages

@@ -10,9 +10,9 @@ from torch import Tensor
 from onward.core.graph import Node
 from onward.core.interpret import Interpreter, Record, nonzeros, trainable
 from onward.core.norms import Norms
+from onward.core.products import through
 from onward.core.rule import Lesson
 from onward.core.signal import Carry, Signal, dense
-from onward.core.synapse import through
 
 
 @dataclass

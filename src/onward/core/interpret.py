@@ -22,9 +22,10 @@ from onward.core.group import Share
 from onward.core.network import Network
 from onward.core.neuron import Draw, Firing
 from onward.core.norms import Norms, PerStep
+from onward.core.products import drive, expect_zeros, gather_pays, rowwise, still
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Chunk, Context, Noise, Perturbed, Signal, Still, dense
-from onward.core.synapse import Params, drive, effective, expect_zeros, gather_pays, rowwise, still
+from onward.core.synapse import Params, effective
 from onward.kernels.rows import SparseRows, sparse_rows
 from onward.kernels.scan import seen, shift
 

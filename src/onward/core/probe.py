@@ -27,10 +27,11 @@ from onward.core.interpret import Forward, evaluating, frozen_statistics, nonzer
 from onward.core.network import Network
 from onward.core.norms import Norms
 from onward.core.objective import Objective
+from onward.core.products import drive
 from onward.core.rule import Holds, LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Signal
-from onward.core.synapse import Params, drive, effective
+from onward.core.synapse import Params, effective
 from onward.kernels.rows import SparseRows
 
 RECENT = 100

@@ -27,10 +27,10 @@ from onward.core.network import Network
 from onward.core.neuron import RateLaw
 from onward.core.norms import Norms, PerStep, channels, moments
 from onward.core.objective import Objective
+from onward.core.products import rowwise, through
 from onward.core.rule import Holds, LearningRule, Lesson
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Signal, dense
-from onward.core.synapse import rowwise, through
 from onward.core.trace import ones_trace
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import leaky_sum

@@ -12,8 +12,9 @@ from onward.core.drawn import Drawn, Take
 from onward.core.graph import Node
 from onward.core.group import ALONE, Group
 from onward.core.network import Network
+from onward.core.products import deposit
 from onward.core.signal import dense
-from onward.core.synapse import Params, deposit, effective, ops_of
+from onward.core.synapse import Params, effective, ops_of
 from onward.core.trace import Postsynaptic, Presynaptic, Trace
 from onward.kernels.scan import weighted_sum
 

@@ -23,9 +23,10 @@ from onward.core.interpret import Interpreter, nonzeros, run_walk
 from onward.core.neuron import Firing
 from onward.core.norms import Norms
 from onward.core.probe import replaced, weights_now
+from onward.core.products import drive
 from onward.core.rule import Lesson
 from onward.core.signal import Carry, Signal, dense
-from onward.core.synapse import Params, drive
+from onward.core.synapse import Params
 from onward.kernels.rows import SparseRows
 
 

@@ -21,11 +21,12 @@ from onward.core.group import Share
 from onward.core.interpret import Record
 from onward.core.network import Network
 from onward.core.objective import Objective
+from onward.core.products import through
 from onward.core.registry import Choice, Registry
 from onward.core.rule import Holds
 from onward.core.signal import Carry, Context, Signal
 from onward.core.sink import Sink
-from onward.core.synapse import Params, through
+from onward.core.synapse import Params
 from onward.core.trace import Presynaptic
 from onward.kernels.feedback import Feedback
 from onward.kernels.rows import SparseRows

@@ -17,11 +17,12 @@ from onward.core.draws import Draws, Key, Uniform
 from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
+from onward.core.products import through
 from onward.core.registry import Choice
 from onward.core.rule import Holds
 from onward.core.signal import Context
 from onward.core.sink import Sink
-from onward.core.synapse import Params, effective, through
+from onward.core.synapse import Params, effective
 from onward.credit.base import Credit, Head, Port, Quiet, spatials
 from onward.kernels.rows import SparseRows
 

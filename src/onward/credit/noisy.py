@@ -11,9 +11,10 @@ from onward.core.draws import Draws
 from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, noise_in_norm
 from onward.core.network import Network
+from onward.core.products import through
 from onward.core.rule import Holds
 from onward.core.signal import Noise, Perturbed, Signal
-from onward.core.synapse import Params, through
+from onward.core.synapse import Params
 from onward.credit.base import Port, Spatial
 from onward.credit.perturbation import Perturbation
 from onward.kernels.rows import SparseRows

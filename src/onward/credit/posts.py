@@ -9,8 +9,8 @@ from torch import Tensor
 
 from onward.core.graph import Kind, Node
 from onward.core.interpret import Record, pull_back, trainable
+from onward.core.products import few_posts
 from onward.core.sink import Sink
-from onward.core.synapse import few_posts
 from onward.core.trace import Postsynaptic
 from onward.credit.base import Credit, Head
 from onward.kernels.feedback import Feedback

@@ -14,9 +14,10 @@ from onward.core import Network
 from onward.core.glue import turn
 from onward.core.graph import Node
 from onward.core.interpret import Forward, evaluating
+from onward.core.products import drive
 from onward.core.run import outputs
 from onward.core.signal import Signal
-from onward.core.synapse import drive, effective
+from onward.core.synapse import effective
 from onward.data import Loader
 
 BATCHES = 2

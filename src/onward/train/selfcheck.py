@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from onward import _pair
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule, Network, PerStep, run_sequence
 from onward.core.errors import OnwardError
-from onward.core.synapse import Params, deposit, drive, transpose
+from onward.core.products import deposit, drive, transpose
+from onward.core.synapse import Params
 from onward.kernels.compiled import KERNELS, Use, in_use, using
 from onward.kernels.feedback import Feedback, correlate
 from onward.kernels.fire import Recurrence, Shape, fire, membrane

@@ -13,7 +13,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from onward.core.synapse import deposit
+from onward.core.products import deposit
 from onward.core.trace import Trace, ones_trace
 from onward.kernels.dense import outer
 from onward.kernels.rows import SparseRows

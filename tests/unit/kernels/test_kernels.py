@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import onward
-from onward.core.synapse import deposit, drive
+from onward.core.products import deposit, drive
 from onward.core.trace import Trace
 from onward.kernels import compiled, dense
 from onward.kernels.compiled import KERNELS, Kernel, KernelWarning, Use, using

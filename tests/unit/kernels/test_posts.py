@@ -14,8 +14,8 @@ from onward.core import synapse
 from onward.core.containers import Residual
 from onward.core.glue import Scale
 from onward.core.network import Network
+from onward.core.products import deposit, drive, few_posts, transpose
 from onward.core.signal import dense
-from onward.core.synapse import deposit, drive, few_posts, transpose
 from onward.core.trace import Trace
 from onward.kernels import sparse
 from onward.kernels.compiled import Use, using
