@@ -25,10 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onward.core import run_sequence
 from onward.optim import optimizers
 from onward.report import curves
-from onward.train import Parts, assemble, parse_tokens
+from onward.train import assemble, parse_tokens
 
 WINDOW = 60
 
@@ -39,32 +38,18 @@ class Held:
     def __init__(self, recipe: Path, flags: Sequence[str], after: int):
         self.parts, config = assemble(parse_tokens([str(recipe), *flags, "--train.epochs", "1"]))
         for number, batch in enumerate(islice(self.parts.batches(0), after)):
-            self._learn(self.parts, batch, number)
+            self.parts.run(batch, number)
             self.parts.update()
         self.config, self.after = config, after
 
     def gradient(self, number: int) -> list[Tensor]:
         """The gradient of mini-batch ``number`` of other passes over the data, by parameter."""
         epoch, place = divmod(number, len(self.parts.loader))
-        self._learn(self.parts, self.parts.loader.batch((1 + epoch, place)), self.after + number)
+        self.parts.run(self.parts.loader.batch((1 + epoch, place)), self.after + number)
         self.parts.sink.flush()
         found = [p.grad for p in self.parts.net.parameters() if p.grad is not None]
         self.parts.net.zero_grad(set_to_none=True)
         return found
-
-    def _learn(self, parts: Parts, batch, sequence: int) -> None:
-        run_sequence(
-            parts.net,
-            parts.rule,
-            parts.objective,
-            batch.x,
-            batch.y,
-            parts.sink,
-            draws=parts.draws,
-            ids=batch.ids,
-            sequence=sequence,
-            chunk=parts.chunk,
-        )
 
 
 def last_update(optimizer: Optimizer, weights: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Tensor:

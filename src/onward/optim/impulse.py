@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from onward.core.errors import ConfigError
 from onward.optim.cell import Cell
-from onward.optim.lstm import LearnedOptions, cell_of, worked_out
+from onward.optim.closure import worked_out
+from onward.optim.lstm import LearnedOptions, cell_of
 from onward.optim.optimizers import Groups, optimizers
 
 TAPS = 40

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onward.optim.closure import worked_out
+
 
 class LayerAdam(Optimizer):
     """See the module's docstring; weight decay is apart from the gradient, as in AdamW.
@@ -42,10 +44,7 @@ class LayerAdam(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Updates every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = worked_out(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

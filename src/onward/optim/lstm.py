@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from onward.core.errors import ConfigError, Divergence
 from onward.optim.cell import Cell
 from onward.optim.cell_file import HOW_TO_MAKE_ONE, fingerprint, read_cell
+from onward.optim.closure import worked_out
 from onward.optim.features import State
 from onward.optim.optimizers import Groups, OptimOptions, ScheduleChoice, optimizers
 from onward.optim.schedules import schedules
@@ -66,14 +67,6 @@ class _Move:
     kept: float
     norm: Tensor
     start: Tensor
-
-
-def worked_out(closure: Callable[[], float] | None) -> float | None:
-    """The loss that a closure works out; None without one."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
 
 
 class LSTMOptimizer(Optimizer):

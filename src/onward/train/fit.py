@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-from onward.core import Outcome, Rates, active, run_sequence
+from onward.core import Outcome, Rates, active
 from onward.core.errors import Divergence, NonFiniteError
-from onward.core.glue import turn
 from onward.data import Batch
 from onward.kernels.choice import used
 from onward.kernels.fused import fusing
@@ -130,19 +129,10 @@ class _Run:
         """Deposits, and the update they make: after the sequence, or after every step for an online rule."""
         parts, online = self.parts, self.parts.rule.traits.updates == "step"
         parts.updater.begin(self.progress.epoch * len(parts.loader) + self.progress.batch)
-        turn(parts.net, batch.task)
-        outcome = run_sequence(
-            parts.net,
-            parts.rule,
-            parts.objective,
-            batch.x,
-            batch.y,
-            parts.sink,
-            draws=parts.draws,
-            ids=batch.ids,
-            sequence=self.progress.updates,
-            chunk=parts.chunk,
-            share=parts.share(self.progress.batch),
+        outcome = parts.run(
+            batch,
+            self.progress.updates,
+            parts.share(self.progress.batch),
             after_step=parts.update if online else None,
             watch=watch,
         )

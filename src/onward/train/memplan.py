@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onward.core import Rates, Sequence, Static, run_sequence
+from onward.core import Rates, Sequence, Static
 from onward.core.graph import Kind, Node
 from onward.core.norms import PerSequence
 from onward.core.run import MOST_STEPS, fit_chunk
@@ -167,6 +167,7 @@ class Planner:
         self.norms = getattr(self.parts.rule, "norms", None)
         self.outline = outline(self.parts.net, self.sample.to(self.parts.device), self.norms)
         self.batch = min(self.config.train.batch_size, len(data))
+        self.parts.sink.begin_task(0)
         self.standing = self._standing()
         self._worst: dict[int, tuple[int, Runs]] = {}
 
@@ -182,7 +183,6 @@ class Planner:
         """See `check`; the step is one of the mini-batch that `plan` plans for."""
         parts, number = self.parts, self.plan().sequence
         batch = next(parts.batches(0))
-        parts.sink.begin_task(0)
         with fusing(self.config.train.compile):
             self._learn(batch, number)
             with meter(parts.device) as step:
@@ -269,20 +269,7 @@ class Planner:
         """One step as `fit` makes it, looked into as every so many are."""
         parts, online = self.parts, self.parts.rule.traits.updates == "step"
         parts.updater.begin(0)
-        run_sequence(
-            parts.net,
-            parts.rule,
-            parts.objective,
-            batch.x,
-            batch.y,
-            parts.sink,
-            draws=parts.draws,
-            ids=batch.ids,
-            sequence=number,
-            chunk=parts.chunk,
-            after_step=parts.updater if online else None,
-            watch=Rates(),
-        )
+        parts.run(batch, number, after_step=parts.updater if online else None, watch=Rates())
         if not online:
             parts.updater()
 

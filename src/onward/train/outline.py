@@ -16,6 +16,7 @@ from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.interpret import Forward, frozen_statistics, run_walk
 from onward.core.norms import Norms
+from onward.core.products import still
 from onward.core.signal import Carry, Context, Signal
 from onward.core.synapse import effective, ops_of
 from onward.kernels.compiled import Use, in_use, using
@@ -156,7 +157,6 @@ def _layer(node: Node, x: Tensor | SparseRows) -> Layer:
     features = tuple(x.shape[2:])
     if isinstance(x, SparseRows):
         return Layer(features, x.share, still=False, sparse=True, channels_last=len(features) == 1)
-    still = len(x) > 1 and x.stride(0) == 0
     share = 1.0 if node.kind in (Kind.SYNAPSE, Kind.NORM) else float((x != 0).float().mean())
     laid = x[0].movedim(1, -1) if len(features) > 1 else x[0]
-    return Layer(features, share, still, sparse=False, channels_last=laid.is_contiguous())
+    return Layer(features, share, still(x), sparse=False, channels_last=laid.is_contiguous())

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from onward.core import GradSink, KeyedDraws, LearningRule, Network, Objective, Sequence
+from onward.core import (
+    GradSink,
+    KeyedDraws,
+    LearningRule,
+    Network,
+    Objective,
+    Outcome,
+    Sequence,
+    Sink,
+    run_sequence,
+)
 from onward.core.errors import ConfigError
-from onward.core.glue import Heads
+from onward.core.glue import Heads, turn
 from onward.core.graph import Kind, children
 from onward.core.group import ALONE, Group, Share
-from onward.core.interpret import shapes
+from onward.core.interpret import Record, shapes
 from onward.core.objective import objectives
 from onward.core.run import auto_chunk, fit_chunk
 from onward.data import Batch, Dataset, Loader, Subset, augmentation
@@ -32,7 +43,7 @@ from onward.train.config import RunConfig, known_device
 from onward.train.folder import Interface
 from onward.train.leakage import Starts
 from onward.train.update import Updater
-from onward.transforms import Transform, freeze_after_first, transforms
+from onward.transforms import Transform, Updates, freeze_after_first, transforms
 from onward.transforms.choices import ProjectionOptions
 
 DEFAULT_STEPS = 6
@@ -84,8 +95,42 @@ class Parts:
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The mini-batches of an epoch from number ``first`` on, on the device."""
-        for batch in self.loader.epoch(epoch, first):
-            yield Batch(batch.x.to(self.device), batch.y.to(self.device), batch.ids, batch.task)
+        return map(self.on_device, self.loader.epoch(epoch, first))
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The same mini-batch where the network is."""
+        return batch._replace(x=batch.x.to(self.device), y=batch.y.to(self.device))
+
+    def run(
+        self,
+        batch: Batch,
+        number: int,
+        share: Share | None = None,
+        *,
+        sink: Sink | None = None,
+        after_step: Callable[[], None] | None = None,
+        watch: Callable[[Record], None] | None = None,
+    ) -> Outcome:
+        """One sequence of a mini-batch on the device: deposits, and no update but what ``after_step`` does.
+
+        ``number`` keys its draws; deposits go to ``sink``, by default the transform.
+        """
+        turn(self.net, batch.task)
+        return run_sequence(
+            self.net,
+            self.rule,
+            self.objective,
+            batch.x,
+            batch.y,
+            sink or self.sink,
+            draws=self.draws,
+            ids=batch.ids,
+            sequence=number,
+            chunk=self.chunk,
+            share=share,
+            after_step=after_step,
+            watch=watch,
+        )
 
     def update(self) -> None:
         """Flush, check, clip, step; running statistics that processes took apart become their mean."""
@@ -144,7 +189,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     loader, held = _lesson(config, stream, 0, group)
     grads = GradSink(net, PRODUCTS[config.precision], group)
     sink, starts = _transform(config, net, grads, rule, draws, stream), Starts(net, len(stream.lessons) > 1)
-    updater = _updater(config.optim, net, rule, sink, config.train.epochs * len(loader))
+    updater = learner(config.optim, net, rule, sink, config.train.epochs * len(loader), sink.guard)
     parts = Parts(
         net=net,
         rule=rule,
@@ -181,7 +226,8 @@ def turned(parts: Parts, config: RunConfig, lesson: int) -> Parts:
     if lesson > 0 and cast(StreamChoice, config.stream).freeze:
         freeze_after_first(parts.net, parts.sink)
     loader, held = _lesson(config, parts.stream, lesson, parts.group)
-    updater = _updater(config.optim, parts.net, parts.rule, parts.sink, config.train.epochs * len(loader))
+    total = config.train.epochs * len(loader)
+    updater = learner(config.optim, parts.net, parts.rule, parts.sink, total, parts.sink.guard)
     trained = replace(parts.trained, optimizer=updater.optimizer)
     found = replace(parts, lesson=lesson, loader=loader, validation=held, updater=updater, trained=trained)
     check_parts(found)
@@ -198,7 +244,7 @@ def _lesson(config: RunConfig, stream: Stream, lesson: int, group: Group) -> tup
     numbers, fraction = stream.lessons[lesson], config.train.validation
     halves = [hold_out(stream.tasks[number].split.train, fraction, config.seed) for number in numbers]
     loaders = [
-        _learner(config, data, (config.seed + (number << 20)) % 2**63, group)
+        _loader(config, data, (config.seed + (number << 20)) % 2**63, group)
         for number, (data, _) in zip(numbers, halves, strict=True)
     ]
     held = halves[0][1]
@@ -206,7 +252,7 @@ def _lesson(config: RunConfig, stream: Stream, lesson: int, group: Group) -> tup
     return (loaders[0] if len(loaders) == 1 else Mixed(loaders, config.train.workers)), judge
 
 
-def _learner(config: RunConfig, data: Dataset, seed: int, group: Group) -> Loader:
+def _loader(config: RunConfig, data: Dataset, seed: int, group: Group) -> Loader:
     assert config.train.steps is not None
     return Loader(
         data,
@@ -332,13 +378,15 @@ def resolve_chunk(config: RunConfig, net: Network, rule: LearningRule, sample: S
     return fit_chunk(net, rule, min(chunk, sample.steps), sample.steps, online=rule.traits.updates == "step")
 
 
-def _updater(options: Any, net: Network, rule: nn.Module, sink: Transform, total: int) -> Updater:
+def learner(
+    options: Any, net: Network, rule: nn.Module, sink: Sink, total: int, guard: Callable[[Optimizer], Updates]
+) -> Updater:
+    """What turns deposits in ``sink`` into ``total`` updates, with an optimiser that starts anew."""
     groups = parameter_groups(net, rule, options.weight_decay, options.decay_all)
     if not groups:
         raise ConfigError("the network has no parameters to train; add a layer with weights")
-    optimizer = optimizers.build(options, groups)
-    schedule, updates = schedules.build(options.schedule), sink.guard(optimizer)
-    return Updater(sink, optimizer, schedule, total, options.clip, net, rule, updates=updates)
+    optimizer, schedule = optimizers.build(options, groups), schedules.build(options.schedule)
+    return Updater(sink, optimizer, schedule, total, options.clip, net, rule, updates=guard(optimizer))
 
 
 def _transform(

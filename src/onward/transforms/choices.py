@@ -15,7 +15,7 @@ from onward.core.rule import LearningRule
 from onward.core.sink import Sink
 from onward.transforms.base import Transform
 from onward.transforms.growth import Filled, Growth, Listed, check_length
-from onward.transforms.hlop import Hlop
+from onward.transforms.hlop import Hlop, Make
 from onward.transforms.learners import Analogue, Exact, Hebbian, Lateral, Learner, Spiking
 from onward.transforms.protectable import protectable
 from onward.transforms.registry import transforms
@@ -87,15 +87,33 @@ def _look(choice: Any) -> Look:
 
 def _build_hlop(choice: Any, net: Network, inner: Sink, rule: LearningRule, draws: Draws, tasks: int) -> Transform:
     lateral: Lateral = Spiking(choice.scale, choice.levels) if choice.lateral == "spiking" else Analogue()
-    count = len(protectable(net, choice.unprotected))
     if choice.lr:
-        check_length(choice.lr, count, "transform.lr")
+        check_length(choice.lr, len(protectable(net, choice.unprotected)), "transform.lr")
 
     def make(place: int, width: int, like: Tensor) -> Learner:
         """As the options say."""
         lr = choice.lr[place if len(choice.lr) > 1 else 0] if choice.lr else None
         return Hebbian(width, like, lr, choice.iterations, choice.momentum, choice.clip, lateral)
 
+    return _projection(choice, net, inner, rule, draws, tasks, make, orthonormal=choice.orthonormal)
+
+
+def _build_gpm(choice: Any, net: Network, inner: Sink, rule: LearningRule, draws: Draws, tasks: int) -> Transform:
+    return _projection(choice, net, inner, rule, draws, tasks, lambda place, width, like: Exact(width, like))
+
+
+def _projection(
+    choice: Any,
+    net: Network,
+    inner: Sink,
+    rule: LearningRule,
+    draws: Draws,
+    tasks: int,
+    make: Make,
+    *,
+    orthonormal: bool = False,
+) -> Transform:
+    """What all projections share, with learners that ``make`` makes."""
     return Hlop(
         net,
         inner,
@@ -103,29 +121,12 @@ def _build_hlop(choice: Any, net: Network, inner: Sink, rule: LearningRule, draw
         draws,
         tasks,
         make=make,
-        growth=_growth(choice, tasks, count),
+        growth=_growth(choice, tasks, len(protectable(net, choice.unprotected))),
         look=_look(choice),
         patches=choice.patches,
         unprotected=choice.unprotected,
         project=choice.updates == "project",
-        orthonormal=choice.orthonormal,
-    )
-
-
-def _build_gpm(choice: Any, net: Network, inner: Sink, rule: LearningRule, draws: Draws, tasks: int) -> Transform:
-    count = len(protectable(net, choice.unprotected))
-    return Hlop(
-        net,
-        inner,
-        rule,
-        draws,
-        tasks,
-        make=lambda place, width, like: Exact(width, like),
-        growth=_growth(choice, tasks, count),
-        look=_look(choice),
-        patches=choice.patches,
-        unprotected=choice.unprotected,
-        project=choice.updates == "project",
+        orthonormal=orthonormal,
     )
 
 

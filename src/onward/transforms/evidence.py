@@ -13,7 +13,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from onward.core.products import deposit
+from onward.core.products import deposit, still
+from onward.core.signal import dense
 from onward.core.trace import Trace, ones_trace
 from onward.kernels.dense import outer
 from onward.kernels.rows import SparseRows
@@ -37,9 +38,9 @@ class Evidence(ABC):
 
     def see(self, x: Tensor | SparseRows) -> None:
         """Inputs ``[K, B, ...]`` of some steps."""
-        if isinstance(x, Tensor) and len(x) > 1 and x.stride(0) == 0:
+        if isinstance(x, Tensor) and still(x):
             return self.add(x[0], float(len(x)))
-        return self.add((x if isinstance(x, Tensor) else x.dense()).flatten(0, 1))
+        return self.add(dense(x).flatten(0, 1))
 
     def trace(self, pre: Trace) -> None:
         """The traces ``[K, B, ...]`` of some steps."""

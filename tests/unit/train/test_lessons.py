@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from itertools import islice
+from math import cos, pi
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from onward.train.events import Event, TasksTested
 from onward.train.leakage import BATCHES, leakage
 from onward.train.lessons import learn, retention
 from onward.train.parts import turned
-from onward.train.rehearse import first_of_each
+from onward.train.rehearse import first_of_each, rehearse
 from onward.train.source import evaluation_data
 from onward.train.state import Fitted
+from onward.train.update import Updater
 from reference.runs import after_calls, assert_same_run, counters
 
 
@@ -207,6 +209,17 @@ def test_heads_show_the_outputs_of_one_task() -> None:
     for task in range(3):
         turn(net, task)
         assert net(x).tolist() == [[2.0 * task, 2.0 * task + 1]]
+
+
+def test_kept_samples_are_learned_under_a_schedule_of_their_own(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, step = list[float](), Updater.__call__
+    more = ["--stream.replay", "4", "--stream.replay-epochs", "3", "--stream.replay-batch", "4"]
+    parts, resolved = assemble(parse_tokens([*flags, *more, "--stream.replay-lr", "0.5"]))
+    monkeypatch.setattr(Updater, "__call__", lambda updater: rates.append(updater.lr) or step(updater))
+    rehearse(turned(parts, resolved, 2), resolved)
+    assert rates == [pytest.approx(0.5 * (1 + cos(pi * k / 6)) / 2) for k in range(6)]
 
 
 def test_the_first_samples_of_every_class_are_kept() -> None:
