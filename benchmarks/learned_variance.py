@@ -85,6 +85,11 @@ def compare(recipe: Path, rows: dict[str, Sequence[str]], after: int, rounds: in
     return {label: relative_variance(found) for label, found in updates.items()}
 
 
+def _short(label: str) -> str:
+    """A label for the figure: the learning rate is a factor of updates, and changes no relative variance."""
+    return label.partition(" at ")[0].partition(", from")[0].removeprefix("its ")
+
+
 def main() -> None:
     """Prints the table and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,8 +105,11 @@ def main() -> None:
     print(f"| after mini-batches | {' | '.join(map(str, found))} |\n|{'---|' * (len(found) + 1)}")
     for label in next(iter(found.values())):
         print(f"| {label} | {' | '.join(f'{values[label]:.3g}' for values in found.values())} |")
-    labels = ["the gradient", *rows]
-    lines = {label: [(k, log10(values[label])) for k, values in enumerate(found.values())] for label in labels}
+    lines = {
+        _short(label): [(k, log10(values[label])) for k, values in enumerate(found.values())]
+        for label in ["the gradient", *rows]
+        if label == "the gradient" or any(values[label] != values["the gradient"] for values in found.values())
+    }
     places = ", ".join(f"{k}: after {after}" for k, after in enumerate(found))
     figure = curves(lines, f"{table['title']}: noise of updates", places, "log10 of relative variance")
     (asked.folder / f"learned-variance-{asked.recipe.stem.removeprefix('zo-snn-')}.svg").write_text(figure, "utf-8")

@@ -14,6 +14,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 40, 52
 BAR, BAR_LEFT, MARGIN = 22, 160, 60
 CELL, CELL_LEFT = 28, 90
+GAP, LETTER = 12, 7.5
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_la
     """
     drawn = {name: [p for p in points if all(map(isfinite, p))] for name, points in series.items()}
     points = [point for line in drawn.values() for point in line]
-    x = _axis([p[0] for p in points], LEFT, WIDTH - RIGHT)
+    x = _axis([p[0] for p in points], LEFT, WIDTH - _margin(drawn))
     y = _axis([p[1] for p in points], HEIGHT - BOTTOM, TOP)
     return "\n".join(
         [
             *_head(title, HEIGHT),
-            _text((LEFT + WIDTH - RIGHT) / 2, 24, title, "middle", size=16),
+            _text((LEFT + x.stop) / 2, 24, title, "middle", size=16),
             *_grid(x, y),
-            _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_label, "middle"),
+            _text((LEFT + x.stop) / 2, HEIGHT - 12, x_label, "middle"),
             f'<g transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">'
             f"{_text(0, 0, y_label, 'middle')}</g>",
             *_lines(drawn, x, y),
@@ -152,12 +153,12 @@ def _head(title: str, height: int) -> Iterator[str]:
 
 def _grid(x: Axis, y: Axis) -> Iterator[str]:
     for tick in y.ticks():
-        yield f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="#dddddd"/>'
+        yield f'<path d="M{LEFT} {y(tick):.1f}H{x.stop:g}" stroke="#dddddd"/>'
         yield _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end")
     for tick in x.ticks():
         yield f'<path d="M{x(tick):.1f} {HEIGHT - BOTTOM}v5" stroke="#666666"/>'
         yield _text(x(tick), HEIGHT - BOTTOM + 20, f"{tick:g}", "middle")
-    yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="#666666"/>'
+    yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{x.stop:g}" fill="none" stroke="#666666"/>'
 
 
 def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[str]:
@@ -170,7 +171,18 @@ def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
         for a, b in points:
             yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour}"/>'
-        yield _text(WIDTH - RIGHT + 12, labels[name] + 4, f"{name} {points[-1][1]:.2f}", "start", colour=colour)
+        yield _text(x.stop + GAP, labels[name] + 4, _label(name, points), "start", colour=colour)
+
+
+def _label(name: str, points: Sequence[Point]) -> str:
+    """A line's name, and where it ends."""
+    return f"{name} {points[-1][1]:.2f}"
+
+
+def _margin(series: Mapping[str, Sequence[Point]]) -> float:
+    """Room for the labels to the right of the lines."""
+    longest = max((len(_label(name, points)) for name, points in series.items() if points), default=0)
+    return max(RIGHT, GAP + LETTER * longest)
 
 
 def _spread(wanted: Mapping[str, float], gap: float = 16) -> dict[str, float]:

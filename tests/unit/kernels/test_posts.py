@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import onward
-from onward.core import synapse
+from onward.core import products
 from onward.core.containers import Residual
 from onward.core.glue import Scale
 from onward.core.network import Network
@@ -36,7 +36,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
     def noted(name: str) -> Callable[..., Any]:
-        product = getattr(synapse, name)
+        product = getattr(products, name)
 
         def note(*arguments: Any) -> Any:
             found.append(name)
@@ -45,7 +45,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return note
 
     for name in ("scatter_posts", "gather"):
-        monkeypatch.setattr(synapse, name, noted(name))
+        monkeypatch.setattr(products, name, noted(name))
     return found
 
 
@@ -224,7 +224,7 @@ def test_nobody_looks_for_zeros_where_there_are_none(
         seen.append(x)
         return sparse_rows(x, most)
 
-    monkeypatch.setattr(synapse, "sparse_rows", look)
+    monkeypatch.setattr(products, "sparse_rows", look)
     learned(flat(surrogate), FRAMES, rule, Use.ALWAYS)
     assert bool(seen) is looks
 
