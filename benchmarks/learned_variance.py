@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from math import isclose, log10
 from pathlib import Path
@@ -90,6 +90,11 @@ def _short(label: str) -> str:
     return label.partition(" at ")[0].partition(", from")[0].removeprefix("its ")
 
 
+def _as_gradient(label: str, found: Iterable[Mapping[str, float]]) -> bool:
+    """Whether the updates of a row are as noisy as the gradient everywhere, as those of SGD are."""
+    return all(isclose(values[label], values["the gradient"], rel_tol=1e-3) for values in found)
+
+
 def main() -> None:
     """Prints the table and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,8 +113,7 @@ def main() -> None:
         print(f"| {label} | {' | '.join(f'{values[label]:.3g}' for values in found.values())} |")
     lines = {
         _short(label): [(k, log10(values[label])) for k, values in enumerate(found.values())]
-        for label in ["the gradient", *rows]
-        if label == "the gradient" or not all(isclose(v[label], v["the gradient"], rel_tol=1e-3) for v in found.values())
+        for label in ["the gradient", *(label for label in rows if not _as_gradient(label, found.values()))]
     }
     places = ", ".join(f"{k}: after {after}" for k, after in enumerate(found))
     figure = curves(lines, f"{table['title']}: noise of updates", places, "log10 of relative variance")

@@ -115,13 +115,13 @@ class Choice(Measured, Generic[Way]):
         """See `Measured.accepts`."""
         return answer in self.ways
 
-    def best(self, size: tuple[int, ...], *arguments: Any) -> Way:
-        """The fastest way for ``size``, timed on ``arguments`` the first time such a size is seen."""
+    def best(self, size: tuple[int, ...], trial: Callable[[], tuple[Any, ...]] = tuple) -> Way:
+        """The fastest way for ``size``, timed on the arguments that ``trial`` makes when such a size is first seen."""
         if len(self.ways) == 1 or in_use() is Use.NEVER:
             return next(iter(self.ways.values()))
-        return self.ways[self.answer(size, lambda: self._fastest(arguments))]
+        return self.ways[self.answer(size, lambda: self._fastest(trial()))]
 
-    def _fastest(self, arguments: tuple) -> str:
+    def _fastest(self, arguments: tuple[Any, ...]) -> str:
         with torch.no_grad():
             return min(self.ways, key=lambda name: seconds(lambda: self.ways[name](*arguments)))
 

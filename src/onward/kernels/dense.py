@@ -7,6 +7,7 @@ choose alike. Ways differ in the order in which they add, and thus in the last b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -71,7 +72,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return short(SHORT_LINEAR, size, x, weight, bias)
     if not _chooses(x, size):
         return F.linear(x, weight, bias)
-    return LINEAR.best(size, x, weight, bias)(x, weight, bias)
+    return LINEAR.best(size, lambda: (x, weight, bias))(x, weight, bias)
 
 
 def outer(post: Tensor, pre: Tensor, into: Tensor, products: torch.dtype) -> None:
@@ -82,7 +83,7 @@ def outer(post: Tensor, pre: Tensor, into: Tensor, products: torch.dtype) -> Non
     if not _chooses(post, size):
         into.addmm_(post.T, pre)
         return None
-    return OUTER.best(size, post, pre, torch.zeros_like(into))(post, pre, into)
+    return OUTER.best(size, lambda: (post, pre, torch.zeros_like(into)))(post, pre, into)
 
 
 def shortens(products: torch.dtype, x: Tensor) -> bool:
@@ -100,8 +101,12 @@ def short(choice: Choice, size: tuple[int, ...], x: Tensor, *rest: Any) -> Any:
         return choice.ways["native"](x, *rest)
     if prod(size) < WORTH:
         return choice.ways["rounded"](x, *rest)
-    trial = [value.clone() if isinstance(value, Tensor) else value for value in rest]
-    return choice.best(size, x, *trial)(x, *rest)
+    return choice.best(size, lambda: (x, *_copies(rest)))(x, *rest)
+
+
+def _copies(values: tuple[Any, ...]) -> Iterator[Any]:
+    """``values``, of which no tensor is the one that was given: a way may write into it."""
+    return (value.clone() if isinstance(value, Tensor) else value for value in values)
 
 
 def column_sums(x: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ known, and takes sparse ways below `BREAK_EVEN` where nothing is. Where several 
 
 from __future__ import annotations
 
-from math import ceil, inf
+from math import ceil, inf, prod
 
 import torch
 from torch import nn
 
 from onward.core.graph import Node
 from onward.kernels.choice import Share
-from onward.kernels.dense import WORTH
+from onward.kernels.dense import OUTER, WORTH
 from onward.kernels.host import SPAN
 from onward.kernels.rows import COUNT, MOST
 from onward.kernels.sparse import (
@@ -39,8 +39,7 @@ BLOCK = 8
 class Products:
     """The products of every synapse of a network with chunks of ``batch`` samples.
 
-    ``short``: their factors are rounded to bf16. The plain way of that is planned for: rounded copies in float32, and
-    clones of all factors but the first, which the ways are tried on.
+    ``short``: their factors are rounded to bf16. The plain way of that is planned for: rounded copies in float32.
     """
 
     def __init__(self, outline: Outline, batch: int, short: bool = False):
@@ -86,21 +85,20 @@ class Products:
         if odds <= 1 + DOUBT:
             ways.append(self._packed(node) + self.short * self.weight(node))
         if odds > 1 - DOUBT:
-            rounded = self._input(node, steps) + 1.5 * self.weight(node)
+            rounded = self._input(node, steps) + self.weight(node)
             ways.append(self._dense_drive(node, steps) + self.short * rounded)
         return max(ways)
 
     def deposit(self, node: Node, steps: int) -> float:
         """Workspace of the weight gradient of a chunk."""
-        weight = self.weight(node)
         if self._pays(SCATTER_BELOW, node, steps, 0.0):
-            return weight + self._turned(node, steps)  # a gradient to try the ways on
-        rounded = 2 * self._input(node, steps) + self._output(node, steps) + weight
+            return self._turned(node, steps)
+        rounded = self._input(node, steps) + self._output(node, steps)
         return self._dense_deposit(node, steps) + self.short * rounded
 
     def transposed(self, node: Node, steps: int) -> float:
         """Workspace of the way back through the product."""
-        rounded = self.short * (self._input(node, steps) + self._output(node, steps) + 1.5 * self.weight(node))
+        rounded = self.short * (self._input(node, steps) + self._output(node, steps) + self.weight(node))
         if isinstance(node.module, nn.Linear):
             return rounded
         return rounded + 2 * self.weight(node) + self._laid_alike(node, steps)
@@ -120,8 +118,12 @@ class Products:
         dense = self._scattered(node, steps) if self.outline.read(node).sparse else 0.0
         if not isinstance(node.module, nn.Linear):
             return dense + 3 * weight + self._laid_alike(node, steps)
-        worth = self.chooses and weight // self.item * steps * self.batch >= WORTH
-        return dense + (weight if worth else 0)  # to try the ways on, or what one of the ways adds
+        return dense + (0.0 if self._adds_in_place(node, steps) else weight)
+
+    def _adds_in_place(self, node: Node, steps: int) -> bool:
+        """Whether the weight gradient of a linear layer is made where it is wanted, and not beside it."""
+        size = (steps * self.batch, *self.outline.weights[node.index]["weight"])
+        return not (self.chooses and prod(size) >= WORTH) or OUTER.known(size) == "blas"
 
     def _pays(self, below: Share, node: Node, steps: int, leaving: float) -> bool:
         return self._odds(below, node, steps, leaving) <= 1

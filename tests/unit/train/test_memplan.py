@@ -232,7 +232,7 @@ def test_a_proposal_is_the_largest_that_fits(planner: Planner, budget: int) -> N
 
 def test_what_is_proposed_takes_what_was_promised() -> None:
     config = configured("--rule ottt --train.batch-size 256 --train.steps 6")
-    proposal = propose(config, 35 * 2**20)
+    proposal = propose(config, 30 * 2**20)
     assert proposal.fits
     assert 16 <= proposal.plan.batch < 256
     measured = check(parse_tokens(proposal.flags.split(), config))
