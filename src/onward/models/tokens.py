@@ -7,8 +7,9 @@ of it behind attention.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
+from annotated_types import Ge, Le
 from pydantic import Field
 from torch import nn
 
@@ -26,7 +27,7 @@ SCALE = 0.125
 LOW = 0.5
 """The threshold of the neurons behind attention, as a share of that of all others."""
 
-Pool = Literal[1, 2]
+Pool = Annotated[int, Ge(1), Le(2)]
 """1, or 2: halved by the maximum of 3 x 3."""
 
 
