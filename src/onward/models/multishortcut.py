@@ -5,13 +5,14 @@
 
 The membrane stream m carries real numbers through the whole network, so that weights and spikes of one bit lose little
 of it. 4, 4, 4 and 4 blocks of one convolution make the network of 18 layers, 6, 8, 12 and 6 that of 34; neurons and
-global pooling stand in front of the readout. b and f are `shift` and `activation` below.
+global pooling stand in front of the readout. b and f are `Trimmings`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from torch import nn
 
@@ -21,21 +22,22 @@ from onward.models.registry import MakeNeuron, models
 from onward.models.stages import DEPTHS, FILTERS, ResidualOptions, add_block, changes
 
 
-def shift(channels: int) -> nn.Module:  # noqa: ARG001
-    """b, in front of the neurons of a block that reads so many ``channels``: none."""
-    return nn.Identity()
+class Trimmings(NamedTuple):
+    """What stands in front of neurons (b) and behind sums (f); each is made for a number of channels."""
+
+    shift: Callable[[int], nn.Module]
+    activation: Callable[[int], nn.Module]
 
 
-def activation(channels: int) -> nn.Module:  # noqa: ARG001
-    """f, behind the sum of a block that sends so many ``channels``: the identity."""
-    return nn.Identity()
+PLAIN = Trimmings(nn.Identity, nn.Identity)
+"""No shift, and the identity."""
 
 
-def _add(stack: Stack, filters: int, stride: int) -> None:
+def _add(stack: Stack, filters: int, stride: int, trimmings: Trimmings) -> None:
     """A block at the end of ``stack``."""
 
     def fill(body: Stack) -> None:
-        body.append("shift", shift(body.shape[0]))
+        body.append("shift", trimmings.shift(body.shape[0]))
         body.fire()
         body.append("conv", body.conv(filters, 3, stride))
         body.normalise()
@@ -47,7 +49,7 @@ def _add(stack: Stack, filters: int, stride: int) -> None:
         shortcut.normalise()
 
     add_block(stack, fill, project if changes(stack, filters, stride) else None)
-    stack.append("activation", activation(filters))
+    stack.append("activation", trimmings.activation(filters))
 
 
 def _small_stem(stack: Stack, filters: int) -> None:
@@ -62,6 +64,7 @@ def _large_stem(stack: Stack, filters: int) -> None:
 
 
 def _build(
+    trimmings: Trimmings,
     stem: Callable[[Stack, int], None],
     choice: ResidualOptions,
     features: tuple[int, ...],
@@ -71,7 +74,7 @@ def _build(
     stack = Stack(features, classes, neuron, Style("batch", bias=False))
     stem(stack, choice.filters(FILTERS))
     for filters, stride in choice.places():
-        _add(stack, filters, stride)
+        _add(stack, filters, stride, trimmings)
     stack.fire()
     stack.adaptive_pool(1)
     return Network(stack.readout())
@@ -82,7 +85,7 @@ for _depth, _pairs in DEPTHS.items():
         models.register(
             f"multishortcut-resnet{_depth}{_kind}",
             ResidualOptions,
-            partial(_build, _stem),
+            partial(_build, PLAIN, _stem),
             f"ResNet-{_depth} with a shortcut around every convolution, for {_images}",
             defaults={"blocks": [2 * pairs for pairs in _pairs]},
         )
