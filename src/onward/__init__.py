@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Feedback,
         Frames,
         GradSink,
+        Joined,
         KeyedDraws,
         LearningRule,
         Mixed,
@@ -52,9 +53,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "onward.core": (
-        "MSE Add CrossEntropy Delay Events Feedback Frames GradSink KeyedDraws LearningRule Mixed Network Neuron "
-        "Objective Outcome PerStep Rates Readout RecordedDraws Recurrent Residual Scale Sequence Sink Static Traits "
-        "evaluate run_sequence"
+        "MSE Add CrossEntropy Delay Events Feedback Frames GradSink Joined KeyedDraws LearningRule Mixed Network "
+        "Neuron Objective Outcome PerStep Rates Readout RecordedDraws Recurrent Residual Scale Sequence Sink Static "
+        "Traits evaluate run_sequence"
     ),
     "onward.core.errors": "OnwardError",
     "onward.data": "ArrayDataset Batch Dataset Loader from_torch load",
@@ -81,6 +82,7 @@ __all__ = [
     "Frames",
     "GradSink",
     "HardReset",
+    "Joined",
     "KeyedDraws",
     "LearningRule",
     "Loader",

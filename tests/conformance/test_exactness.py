@@ -51,6 +51,8 @@ PLAIN = [
     "delayed-layer",
     "transposed",
     "series",
+    "attention",
+    "gated",
     "if",
     "cuba-lif",
     "adaptive-lif",
@@ -74,7 +76,10 @@ def test_sltt_equals_autograd_with_memories_detached(name: str) -> None:
     assert_close(teach(make(name), "sltt", x, y).grads, plain.sltt(body(name), x, step_loss(y)))
 
 
-@pytest.mark.parametrize("name", ["conv", "standardized", "spike-residual", "drive-residual", "transposed", "if"])
+OPEN = ["conv", "standardized", "spike-residual", "drive-residual", "transposed", "attention", "gated", "if"]
+
+
+@pytest.mark.parametrize("name", OPEN)
 @pytest.mark.parametrize("fidelity", ["exact", "reference"])
 def test_ottt_equals_instantaneous_credit_times_explicit_traces(name: str, fidelity: str) -> None:
     (x, y), net = data(name), make(name)

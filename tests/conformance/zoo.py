@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from onward.core import Delay, Feedback, Network, Recurrent, Residual, Scale
+from onward.core import Delay, Feedback, Joined, Network, Recurrent, Residual, Scale
+from onward.core.attention import Attention, Gate, HeadSums, TokenSums, Veto
 from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset
 from onward.rules import rules
 from onward.surrogates import LocalZO, Triangle
@@ -119,6 +120,30 @@ def _transposed() -> nn.Module:
     )
 
 
+def _spiking_conv(inputs: int, outputs: int, kernel: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), LIF())
+
+
+def _attention() -> nn.Module:
+    parts = {name: _spiking_conv(4, 4) for name in ("q", "k", "v")}
+    mixer = nn.Sequential(Joined(Attention(2, 0.25), **parts), LIF(threshold=0.5), _spiking_conv(4, 4))
+    return nn.Sequential(_spiking_conv(2, 4, 3), nn.AvgPool2d(3), Residual(mixer), nn.Flatten(), nn.Linear(16, CLASSES))
+
+
+def _gated() -> nn.Module:
+    tokens = Joined(Gate(), gate=nn.Sequential(_spiking_conv(4, 4), HeadSums(2), LIF()), k=_spiking_conv(4, 4))
+    channels = nn.Sequential(Joined(Gate(), k=_spiking_conv(4, 4), v=nn.Identity()), TokenSums(), LIF())
+    return nn.Sequential(
+        _spiking_conv(2, 4, 3),
+        nn.AvgPool2d(3),
+        tokens,
+        Joined(Gate(), kv=channels, q=nn.Identity()),
+        Joined(Veto(), body=_spiking_conv(4, 4, 3), shortcut=nn.Identity()),
+        nn.Flatten(),
+        nn.Linear(16, CLASSES),
+    )
+
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (_mlp, FLAT),
     "conv": (_conv, MAPS),
@@ -136,6 +161,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dropout": (_dropout, MAPS),
     "transposed": (_transposed, MAPS),
     "series": (_series, FLAT),
+    "attention": (_attention, MAPS),
+    "gated": (_gated, MAPS),
     "if": (_between(IF), FLAT),
     "cuba-lif": (_between(lambda: CubaLIF(LIF(learn_threshold=True), 0.3)), FLAT),
     "adaptive-lif": (_between(lambda: AdaptiveLIF(LIF(), 0.3, 0.7)), FLAT),

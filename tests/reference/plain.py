@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from onward.core import Delay, Feedback, Recurrent, Residual
+from onward.core import Delay, Feedback, Joined, Recurrent, Residual
 from onward.neurons import LI, AdaptiveLIF, Affine, CubaLIF, HardReset, Neuron
 
 Loss = Callable[[Tensor], Tensor]
@@ -63,6 +63,8 @@ class Simulation:
             return x
         if isinstance(m, Residual):
             return self._run(f"{name}.body", m.body, x) + self._run(f"{name}.shortcut", m.shortcut, x)
+        if isinstance(m, Joined):
+            return m.join(*(self._run(f"{name}.{key}", m.get_submodule(key), x) for key in m.branches))
         if isinstance(m, Recurrent):
             drive = self._with_past(name, self._run(f"{name}.synapse", m.synapse, x), f"{name}.recurrent", m.recurrent)
             return self._remembered(name, self._run(f"{name}.neuron", m.neuron, drive))

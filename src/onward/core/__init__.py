@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from onward._lazy import lazy
 
 if TYPE_CHECKING:
-    from onward.core.containers import Feedback, Recurrent, Residual
+    from onward.core.containers import Feedback, Joined, Recurrent, Residual
     from onward.core.draws import Draws, KeyedDraws, RecordedDraws
     from onward.core.glue import Add, Delay, Scale
     from onward.core.network import Network
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "onward.core.draws": "Draws KeyedDraws RecordedDraws",
-    "onward.core.containers": "Feedback Recurrent Residual",
+    "onward.core.containers": "Feedback Joined Recurrent Residual",
     "onward.core.glue": "Add Delay Scale",
     "onward.core.network": "Network",
     "onward.core.neuron": "Firing Neuron",
@@ -42,6 +42,7 @@ __all__ = [
     "Firing",
     "Frames",
     "GradSink",
+    "Joined",
     "KeyedDraws",
     "LearningRule",
     "Mixed",

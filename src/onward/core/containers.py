@@ -1,4 +1,4 @@
-"""Containers with wiring of their own: residual blocks, recurrent layers, feedback loops."""
+"""Containers with wiring of their own: residual blocks, joined branches, recurrent layers, feedback loops."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ class Residual(nn.Module):
         """See `Wired.wire`."""
         body = build.add(f"{name}.body", self.body, x)
         return build.node(f"{name}.add", Kind.ADD, Add(), body, build.add(f"{name}.shortcut", self.shortcut, x))
+
+
+class Joined(nn.Module):
+    """join(first(x), second(x), ...): branches that read the same signal, and what their outputs make together.
+
+    ``join`` takes one tensor ``[rows, ...]`` for each branch, in order, and has no memory; `onward.core.attention` has
+    some. `Residual` is the sum.
+
+    >>> from onward.core.attention import Gate
+    >>> Joined(Gate(), gate=nn.Linear(4, 4), values=nn.Identity()).branches
+    ('gate', 'values')
+    """
+
+    def __init__(self, join: nn.Module, **branches: nn.Module):
+        super().__init__()
+        self.join, self.branches = join, tuple(branches)
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def wire(self, build: Builder, name: str, x: int) -> int:
+        """See `Wired.wire`."""
+        ends = [build.add(f"{name}.{branch}", self.get_submodule(branch), x) for branch in self.branches]
+        return build.node(f"{name}.join", Kind.JOIN, self.join, *ends)
 
 
 class Recurrent(nn.Module):

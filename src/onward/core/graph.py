@@ -1,7 +1,7 @@
 """Nodes, and how containers turn into them.
 
 A *synapse* has weights and a drive at its output; a *neuron* has a recurrence and none; everything between is
-*glue* (normalisation, pooling, scaling, reshaping, addition, dropout, delay).
+*glue* (normalisation, pooling, scaling, reshaping, addition, products of signals, dropout, delay).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Kind(Enum):
     DROPOUT = "dropout"
     DELAY = "delay"
     ADD = "add"
+    JOIN = "join"
     GLUE = "glue"
 
 
@@ -123,6 +124,6 @@ def kind_of(name: str, module: nn.Module) -> Kind:
     if any(True for _ in module.children()):
         raise UnsupportedModule(
             f"{name or type(module).__name__} is a container the network cannot look into ({type(module).__name__}); "
-            "use nn.Sequential, Residual, Recurrent or Feedback, or give it a wire(build, name, x) method"
+            "use nn.Sequential, Residual, Joined, Recurrent or Feedback, or give it a wire(build, name, x) method"
         )
     return Kind.GLUE

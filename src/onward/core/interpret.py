@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from onward.core.attention import HeadSums, TokenSums
 from onward.core.draws import Draws, Keep, Key, Law
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.glue import Scale
@@ -101,15 +102,17 @@ class Interpreter(ABC):
         if not present:
             return None
         try:
-            return self._sum(present) if node.kind is Kind.ADD else self._single(node, present[0])
+            return self._single(node, present[0]) if len(node.inputs) == 1 else self._several(node, present)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
             raise _unfit(node, present, error) from error
 
-    @staticmethod
-    def _sum(present: list[Signal]) -> Signal:
-        return present[0].plus(present[1]) if len(present) == 2 else present[0]
+    def _several(self, node: Node, present: list[Signal]) -> Signal | None:
+        """A sum of what is there; anything else waits until all is."""
+        if node.kind is Kind.ADD:
+            return present[0].plus(present[1]) if len(present) == 2 else present[0]
+        return self.join(node, present) if len(present) == len(node.inputs) else None
 
     def _single(self, node: Node, signal: Signal) -> Signal:
         match node.kind:
@@ -131,6 +134,13 @@ class Interpreter(ABC):
         if isinstance(node.module, LINEAR_GLUE):
             return signal.through(lambda x: rowwise(node.module, x))
         return signal.map(lambda x: rowwise(node.module, x))
+
+    def join(self, node: Node, signals: list[Signal]) -> Signal:
+        """What several signals make together; with noise, what they send, and what they would send without."""
+        sent = rowwise(node.module, *(dense(signal.sent) for signal in signals))
+        if all(signal.clean is signal.sent for signal in signals):
+            return Signal(sent, sent)
+        return Signal(sent, rowwise(node.module, *(dense(signal.clean) for signal in signals)))
 
     @abstractmethod
     def synapse(self, node: Node, signal: Signal) -> Signal:
@@ -308,6 +318,8 @@ LINEAR_GLUE = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
     Scale,
+    HeadSums,
+    TokenSums,
 )
 
 

@@ -64,8 +64,9 @@ class Network(nn.Module):
 
     @property
     def fitted_glue(self) -> list[Node]:
-        """Glue with parameters of its own: normalisation layers."""
-        return [n for n in self.nodes if n.kind in (Kind.NORM, Kind.GLUE) and any(True for _ in n.module.parameters())]
+        """Glue with parameters of its own, such as normalisation layers."""
+        kinds = (Kind.NORM, Kind.GLUE, Kind.JOIN)
+        return [n for n in self.nodes if n.kind in kinds and any(True for _ in n.module.parameters())]
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``[T, B, ...]`` for dense inputs ``[T, B, ...]``, without noise or gradient."""

@@ -35,11 +35,11 @@ ZEROS = "exact zeros"
 """What the way back from a drive is told where posts have them."""
 
 
-def rowwise(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``f`` on the merged rows of ``x`` ``[K, B, ...]``; once, where all K steps are the same frame."""
-    if x.stride(0) == 0:
-        return seen(f(x[0]), len(x))
-    return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+def rowwise(f: Callable[..., Tensor], *chunks: Tensor) -> Tensor:
+    """``f`` on the merged rows of ``chunks`` ``[K, B, ...]``; once, where all K steps are the same frame."""
+    if all(x.stride(0) == 0 for x in chunks):
+        return seen(f(*(x[0] for x in chunks)), len(chunks[0]))
+    return f(*(x.flatten(0, 1) for x in chunks)).unflatten(0, chunks[0].shape[:2])
 
 
 def still(x: Tensor | SparseRows) -> bool:

@@ -89,6 +89,11 @@ class Dual(Interpreter):
         with replaced(node.module, self.dual):
             return super().glue(node, signal)
 
+    def join(self, node: Node, signals: list[Signal]) -> Signal:
+        """See `Interpreter.join`."""
+        with replaced(node.module, self.dual):
+            return super().join(node, signals)
+
     def past(self, signal: Signal) -> Signal:
         """Tangents cross time."""
         return signal

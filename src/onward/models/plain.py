@@ -16,6 +16,7 @@ from onward.weights import ACTIVATION_SCALE
 
 CONV5 = "128C3-AP2-256C3-AP2-512C3-AP2-512C3-FC"
 VGG = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP-FC"
+VGGSNN = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-AP2-FC"
 
 
 class MLPOptions(NetworkOptions):
@@ -35,6 +36,12 @@ class DeepConvOptions(ConvOptions):
     """Options of the nine-layer network."""
 
     residual: bool = Field(False, description="add a layer's input spikes to its output where shapes agree")
+
+
+class VGGSNNOptions(ConvOptions):
+    """Options of TET's network for event recordings."""
+
+    norm: Norm = "batch"
 
 
 class VGG11Options(ConvOptions):
@@ -93,6 +100,10 @@ def _vgg(choice: ConvOptions, features: tuple[int, ...], classes: int, neuron: M
     return Network(layers)
 
 
+def _vggsnn(choice: VGGSNNOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
+    return Network(build_layers(widened(VGGSNN, choice.width), choice.stack(features, classes, neuron)))
+
+
 def _vgg11(choice: VGG11Options, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     """DSR's VGG-11: its readout reads 7 x 7 places, of which recordings of 48 x 48 fill one, 49 times."""
     stack = choice.stack(features, classes, neuron)
@@ -121,4 +132,7 @@ models.register(
     "conv9", DeepConvOptions, _conv9, "OTTT's VGG without global pooling (OPZO's nine layers), residual if asked"
 )
 models.register("vgg", ConvOptions, _vgg, f"OTTT's VGG: {VGG}, standardised weights, scale {ACTIVATION_SCALE}")
+models.register(
+    "vggsnn", VGGSNNOptions, _vggsnn, f"VGGSNN of TET and LocalZO for event recordings: {VGGSNN}, batch norm"
+)
 models.register("vgg11", VGG11Options, _vgg11, "DSR's VGG-11 for event recordings, batch norm, ends in neurons")

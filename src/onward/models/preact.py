@@ -1,34 +1,25 @@
-"""Pre-activation ResNets of DSR: the residual path always carries spikes, and outputs are spikes.
+"""Pre-activation ResNets of DSR and SLTT: the residual path always carries spikes.
 
 A block is norm - neurons - conv3x3 - norm - neurons - dropout - conv3x3, added to the spikes of its first neurons, as
-they are, or through a convolution of 1 x 1 where the shape changes.
+they are, or through a convolution of 1 x 1 where the shape changes. Those of DSR (Meng et al. 2022) end in neurons,
+that of SLTT (Meng et al. 2023) in a linear readout.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from annotated_types import Ge
 from pydantic import Field
 
-from onward.core.containers import Residual
 from onward.core.network import Network
-from onward.core.registry import Choice
-from onward.models.layers import Stack, Style, scaled
+from onward.models.layers import Stack, Style
 from onward.models.registry import MakeNeuron, models
-
-FILTERS = 64
-"""Of the first stage; every later one doubles them."""
+from onward.models.stages import DEPTHS, FILTERS, ResidualOptions, add_block, changes
 
 
-class PreActOptions(Choice):
+class PreActOptions(ResidualOptions):
     """Options of a pre-activation ResNet."""
 
-    width: float = Field(1.0, gt=0, description="factor on the published numbers of filters")
-    blocks: list[Annotated[int, Ge(1)]] = Field(
-        [2, 2, 2, 2], min_length=1, description="residual blocks of each stage; every stage but the first halves sides"
-    )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout before the second convolution of a block, one mask a sequence"
     )
@@ -43,42 +34,52 @@ class _Blocks:
 
     def add(self, stack: Stack, filters: int, stride: int) -> None:
         """A block at the end of ``stack``."""
-        stack.normalise()
-        stack.fire()
-        body, shortcut = stack.branch(), stack.branch()
-        body.append("conv", body.conv(filters, 3, stride))
-        body.normalise()
-        body.fire()
-        body.drop(self.dropout)
-        body.append("conv", body.conv(filters, 3))
-        if body.shape != shortcut.shape:
+
+        def fill(body: Stack) -> None:
+            body.append("conv", body.conv(filters, 3, stride))
+            body.normalise()
+            body.fire()
+            body.drop(self.dropout)
+            body.append("conv", body.conv(filters, 3))
+
+        def project(shortcut: Stack) -> None:
             shortcut.append("conv", shortcut.conv(filters, 1, stride))
             if self.normalised_shortcuts:
                 shortcut.normalise()
-        stack.append("block", Residual(body.layers, shortcut.layers))
-        stack.shape = body.shape
+
+        stack.normalise()
+        stack.fire()
+        add_block(stack, fill, project if changes(stack, filters, stride) else None)
 
     def add_stages(self, stack: Stack, choice: PreActOptions) -> None:
         """All stages, and the norm and neurons behind them."""
-        for stage, blocks in enumerate(choice.blocks):
-            for number in range(blocks):
-                self.add(stack, scaled(FILTERS * 2**stage, choice.width), 2 if stage and not number else 1)
+        for filters, stride in choice.places():
+            self.add(stack, filters, stride)
         stack.normalise()
         stack.fire()
 
 
 def _cifar(choice: PreActOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
-    stack = Stack(features, classes, neuron, Style("batch", gain=1.0, spiking_readout=True))
-    stack.append("conv", stack.conv(scaled(FILTERS, choice.width), 3, bias=False))
-    _Blocks(choice.dropout, normalised_shortcuts=False).add_stages(stack, choice)
-    stack.pool("AP", 4)
+    stack = _small(choice, Stack(features, classes, neuron, Style("batch", gain=1.0, spiking_readout=True)))
     stack.fire()
     return Network(stack.readout())
 
 
+def _sltt(choice: PreActOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
+    return Network(_small(choice, Stack(features, classes, neuron, Style("batch"))).readout())
+
+
+def _small(choice: PreActOptions, stack: Stack) -> Stack:
+    """Stem, stages and pooling for images of 32 x 32."""
+    stack.append("conv", stack.conv(choice.filters(FILTERS), 3, bias=False))
+    _Blocks(choice.dropout, normalised_shortcuts=False).add_stages(stack, choice)
+    stack.pool("AP", 4)
+    return stack
+
+
 def _imagenet(choice: PreActOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     stack = Stack(features, classes, neuron, Style("batch", bias=False, gain=1.0, spiking_readout=True))
-    stack.spiking("conv", stack.conv(scaled(FILTERS, choice.width), 7, 2))
+    stack.spiking("conv", stack.conv(choice.filters(FILTERS), 7, 2))
     stack.pool("AP", 3, stride=2, padding=1)
     _Blocks(choice.dropout, normalised_shortcuts=True).add_stages(stack, choice)
     stack.adaptive_pool(1)
@@ -86,7 +87,9 @@ def _imagenet(choice: PreActOptions, features: tuple[int, ...], classes: int, ne
     return Network(stack.readout())
 
 
-models.register("preact-resnet18", PreActOptions, _cifar, "DSR's pre-activation ResNet-18 for CIFAR, ends in neurons")
-models.register(
-    "preact-resnet18-imagenet", PreActOptions, _imagenet, "DSR's pre-activation ResNet-18 for ImageNet, ends in neurons"
-)
+for _depth, _blocks in DEPTHS.items():
+    _name, _defaults = f"preact-resnet{_depth}", {"blocks": _blocks}
+    _summary = f"DSR's pre-activation ResNet-{_depth} for {{}}, ends in neurons"
+    models.register(_name, PreActOptions, _cifar, _summary.format("CIFAR"), defaults=_defaults)
+    models.register(f"{_name}-imagenet", PreActOptions, _imagenet, _summary.format("ImageNet"), defaults=_defaults)
+models.register("sltt-resnet18", PreActOptions, _sltt, "SLTT's pre-activation ResNet-18 for CIFAR, a linear readout")

@@ -57,7 +57,8 @@ class DSR(RateRule):
 
     def whole(self, net: Network) -> bool:
         """See `LearningRule.whole`: where means do not pass through glue, or the gain at the output is asked for."""
-        glue = [*net.of(Kind.NORM), *(n for n in net.of(Kind.GLUE) if not isinstance(n.module, LINEAR_GLUE))]
+        bent = [node for node in net.of(Kind.GLUE) if not isinstance(node.module, LINEAR_GLUE)]
+        glue = [*net.of(Kind.NORM), *net.of(Kind.JOIN), *bent]
         return bool(glue) or self.collapse == "weighted"
 
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:

@@ -29,7 +29,7 @@ EVENT = 4 * INDEX
 """Bytes an event takes while it is put among its zeros: its place three times, its count twice."""
 ON_THE_WAY = 3
 """Vectors that a solver takes for a moment to find a residual."""
-GLUE = (Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.GLUE)
+GLUE = (Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.JOIN, Kind.GLUE)
 """What a graph is made of beside synapses and neurons."""
 
 

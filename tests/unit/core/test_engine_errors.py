@@ -192,7 +192,7 @@ def test_noise_that_would_enter_a_normalisation() -> None:
     ("module", "message"),
     [
         (nn.Sequential(nn.ModuleList([nn.Linear(2, 2)])), "a container the network cannot look into"),
-        (nn.Sequential(nn.TransformerEncoderLayer(4, 2)), r"use nn.Sequential, Residual, Recurrent or Feedback"),
+        (nn.Sequential(nn.TransformerEncoderLayer(4, 2)), r"nn.Sequential, Residual, Joined, Recurrent or Feedback"),
     ],
 )
 def test_modules_that_cannot_stand_in_a_network(module: nn.Module, message: str) -> None:
