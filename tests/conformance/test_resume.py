@@ -106,6 +106,21 @@ def test_samples_come_in_the_same_order_and_shape(data: list[str], tmp_path: Pat
     assert_same_run(Path(whole.run), run)
 
 
+def test_recordings_are_changed_in_the_same_way(tmp_path: Path) -> None:
+    rng, count = np.random.default_rng(0), 40
+    places = {name: rng.integers(0, high, 20 * count) for name, high in (("x", 6), ("y", 5), ("p", 2))}
+    t, label = np.tile(np.arange(20) * 50, count), np.arange(count) % 3
+    np.savez(tmp_path / "mine.npz", **places, t=t, offsets=np.arange(count + 1) * 20, label=label)
+    flags = [
+        *("--data", "events", "--data.file", str(tmp_path / "mine.npz"), "--data.height", "5", "--data.width", "6"),
+        *("--data.event-drop", "any", "--data.event-shift", "2", "--model.hidden", "12", "--train.steps", "4"),
+        *("--train.batch-size", "8", "--train.epochs", "2", "--train.out", str(tmp_path)),
+    ]
+    whole, run = straight(flags), cut(flags, after=5)
+    assert resume(run).fingerprint == whole.fingerprint
+    assert_same_run(Path(whole.run), run)
+
+
 def test_kernels_sum_in_the_same_order(flags: list[str]) -> None:
     with using(Use.ALWAYS):
         whole, run = straight([*flags, *MLP]), cut([*flags, *MLP], after=6)

@@ -266,3 +266,52 @@ def recordings() -> Iterator[Files]:
     big = _zeros("(83886080,)", 80 * MIB)
     vast = {f"{name}.npy".encode(): big if name == "t" else npy(zeros["x"]) for name in "xypt"}
     yield _npz((b"deflated", *(part for pair in vast.items() for part in pair), *packing.recordings()[9:]))
+
+
+def gestures() -> Iterator[Files]:
+    """Packets that announce terabytes, or of no size, by the thousand; lists of files elsewhere and without end."""
+    trial, labels, *lists = packing.gestures()
+    head = packing.EMPTY_PACKET
+    for packets in (
+        head * 20_000,
+        head[:20] + b"\xff\xff\xff\x7f" * 2,
+        head[:4] + bytes(4) + head[8:20] + b"\xff\xff\xff\x7f" * 2,
+        head[:4] + b"\xff" * 24,
+        head[:12] + b"\xff\xff\xff\x7f" + trial[-240 - 16 :],
+    ):
+        yield packing.gesture_folder((packing.AEDAT3_HEAD + packets, labels, *lists))
+    for names in (b"/dev/zero.aedat", b"../user01_led.aedat", b"user01_led.aedat\n" * 2000, b"a" * 5000 + b".aedat"):
+        yield packing.gesture_folder((trial, labels, names, lists[1]))
+    for rows in (b"1," + b"9" * 5000 + b",1\n", b"1,0,9223372036854775807\n" * 500, b"\n" * MIB, b"1,0,2\n" * MIB):
+        yield packing.gesture_folder((trial, labels + rows, *lists))
+
+
+def pictures() -> Iterator[Files]:
+    """Pictures that announce far more than they hold."""
+    png, jpeg = packing.picture("PNG"), packing.picture("JPEG")
+    for size in (b"\x00\x00\xff\xff" * 2, b"\x7f\xff\xff\xff" * 2, b"\x00\x00\x00\x00" * 2):
+        head = b"IHDR" + size + png[24:29]
+        yield {"picture": png[:12] + head + zlib.crc32(head).to_bytes(4, "big") + png[33:]}
+    place = jpeg.index(b"\xff\xc0") + 5
+    yield {"picture": jpeg[:place] + b"\xff\xff\xff\xff" + jpeg[place + 4 :]}
+    yield {"picture": packing.picture("GIF")}
+
+
+def spoken() -> Iterator[Files]:
+    """Data in other files, lists of zeros by the million, and many lists that are one."""
+    import h5py
+
+    (content,) = packing.spoken()[0]
+    for make in (
+        lambda hdf: hdf.create_dataset("labels", (3,), "u2", external=[("/etc/hostname", 0, 6)]),
+        lambda hdf: hdf.__setitem__("labels", h5py.ExternalLink("/etc/hostname", "labels")),
+        lambda hdf: hdf.create_dataset("labels", (2**28,), "u1", chunks=(2**24,), compression="gzip"),
+        lambda hdf: hdf.create_dataset("labels", (2**50,), "u8", chunks=(2**16,)),
+        lambda hdf: hdf.create_group("labels"),
+        lambda hdf: hdf.create_dataset("labels", data=["1", "2", "3"]),
+    ):
+        file = io.BytesIO(content)
+        with h5py.File(file, "r+") as hdf:
+            del hdf["labels"]
+            make(hdf)
+        yield {"shd.h5": file.getvalue()}

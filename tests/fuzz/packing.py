@@ -8,7 +8,7 @@ import lzma
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -163,3 +163,96 @@ def digits(order: Order = "little") -> Parts:
 def mat_deflated(name: str) -> Pack:
     """The first part, and all others compressed."""
     return lambda parts: {name: b"".join([*parts[:1], *map(mat_packed, parts[1:])])}
+
+
+def nmnist_events(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> bytes:
+    """Events of N-MNIST: 8 bits of column and of row, one of polarity, 23 of time."""
+    parts = (x, y, p << 7 | t >> 16, t >> 8 & 0xFF, t & 0xFF)
+    return np.stack(parts, axis=1).astype(np.uint8).tobytes()
+
+
+AEDAT2_HEAD = b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n# Timestamps tick is 1 us\r\n"
+AEDAT3_HEAD = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 0: DVS128\r\n#Start-Time: 2017-01-01\r\n#!END-HEADER\r\n"
+
+
+def aedat2_events(address: np.ndarray, t: np.ndarray) -> bytes:
+    """Pairs of version 2.0."""
+    return np.stack([address, t], axis=1).astype(">u4").tobytes()
+
+
+def aedat3_packet(
+    data: np.ndarray, t: np.ndarray, *, kind: int = 1, overflow: int = 0, valid: int | None = None
+) -> bytes:
+    """A packet of version 3.1; ``valid`` is how many events its header calls so."""
+    count = len(data)
+    words = (8, 4, overflow, count, count, count if valid is None else valid)
+    head = kind.to_bytes(2, "little") + bytes(2) + b"".join(word.to_bytes(4, "little") for word in words)
+    return head + np.stack([data, t], axis=1).astype("<u4").tobytes()
+
+
+def aedat3_data(x: np.ndarray, y: np.ndarray, p: np.ndarray, valid: int = 1) -> np.ndarray:
+    """The data of polarity events."""
+    return x.astype(np.int64) << 17 | y.astype(np.int64) << 2 | p.astype(np.int64) << 1 | valid
+
+
+def gestures() -> Parts:
+    """A trial of two packets and three gestures, its labels, and the lists of both parts, which have the same trial."""
+    k = np.arange(30)
+    packets = (aedat3_packet(aedat3_data(k % 9, k % 7, k % 2), 100 * k + start) for start in (0, 3000))
+    labels = b"class,startTime_usec,endTime_usec\n1,0,1500\n11,1500,4000\n3,4500,6000\n"
+    return AEDAT3_HEAD + b"".join(packets), labels, b"user01_led.aedat\n", b"user01_led.aedat\n"
+
+
+GESTURE_FILES = ("user01_led.aedat", "user01_led_labels.csv", "trials_to_train.txt", "trials_to_test.txt")
+
+
+def gesture_folder(parts: Parts) -> Files:
+    """The first parts as the files of DVS-Gesture."""
+    return dict(zip(GESTURE_FILES, (*parts, b"", b"", b"", b""), strict=False))
+
+
+def shd(times: Sequence[np.ndarray], units: Sequence[np.ndarray], labels: np.ndarray) -> bytes:
+    """An HDF5 file as that of the Spiking Heidelberg Digits; needs h5py."""
+    import h5py
+
+    file = io.BytesIO()
+    with h5py.File(file, "w") as hdf:
+        spikes = hdf.create_group("spikes")
+        for name, lists, dtype in (("times", times, np.float16), ("units", units, np.uint16)):
+            made = spikes.create_dataset(name, len(lists), h5py.vlen_dtype(dtype))
+            for row, values in enumerate(lists):
+                made[row] = values.astype(dtype)
+        hdf["labels"] = labels.astype(np.uint16)
+    return file.getvalue()
+
+
+def picture(form: str, size: tuple[int, int] = (13, 9)) -> bytes:
+    """A picture of noise; needs Pillow."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, form)
+    return file.getvalue()
+
+
+def digit_events() -> list[Parts]:
+    """Recordings of N-MNIST, one of them with the marks of the clock."""
+    k = np.arange(40)
+    plain, marked = (nmnist_events(k % 34, y, k % 2, 7000 * k) for y in (k % 31, np.where(k % 9 == 8, 240, k % 31)))
+    return [(plain,), (plain[:100], marked)]
+
+
+def dvs128() -> list[Parts]:
+    """Recordings of DVS-CIFAR10: a header and events."""
+    k = np.arange(40)
+    return [(AEDAT2_HEAD, aedat2_events(k % 128 << 8 | k % 9 << 1 | k % 2, 1000 + start * k)) for start in (10, 0)]
+
+
+EMPTY_PACKET = aedat3_packet(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def spoken() -> list[Parts]:
+    """Recordings of the Spiking Heidelberg Digits."""
+    times, units = [np.arange(n) / 64 for n in (4, 0, 9)], [np.arange(n) * 70 for n in (4, 0, 9)]
+    return [(shd(times, units, np.array([3, 19, 0])),)]

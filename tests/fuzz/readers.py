@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,17 @@ from tests.fuzz.packing import Files, Pack
 
 from onward.core.errors import OnwardError
 from onward.data import load
+from onward.data.aedat import read_aedat2
 from onward.data.catalogue import open_file
-from onward.data.choices import FileChoice
+from onward.data.choices import FileChoice, FolderChoice
 from onward.data.cifar import CIFAR10, CIFAR100, Format, read_cifar
 from onward.data.idx import read_idx
+from onward.data.image_folder import FolderDataset, RandomWindow
+from onward.data.nmnist_files import read_nmnist
 from onward.data.npz import npz_keys
+from onward.data.raw import Raw
+from onward.data.recorded import Filed, Trial
+from onward.data.shd import read_shd
 from onward.data.svhn import read_svhn
 from onward.models.layers import parse_layers
 from onward.optim import read_cell
@@ -86,6 +93,30 @@ def read_events(folder: Path) -> object:
     )
 
 
+def read_digit(folder: Path) -> object:
+    """One of N-MNIST, up to the sensor's addresses."""
+    return Filed([Trial(folder / "00001.bin", 0)], read_nmnist, 34, 34).take(np.array([0]))
+
+
+def read_dvs128(folder: Path) -> object:
+    """One of DVS-CIFAR10, up to the sensor's addresses."""
+    return Filed([Trial(folder / "cat.aedat", 0)], read_aedat2, 128, 128).take(np.array([0]))
+
+
+def read_gesture_folder(folder: Path) -> object:
+    """As a data set, up to a mini-batch, without the cache."""
+    return _batch({"name": "dvs-gesture", "root": str(folder), "event_shift": 1})
+
+
+def read_picture(folder: Path) -> object:
+    """Its middle, and a random part of it."""
+    choice = FolderChoice(name="image-folder", size=8, resize=10)
+    x = FolderDataset(choice, [folder / "picture"], np.zeros(1, np.int64), 2, True).batch(torch.arange(1), 1).x
+    assert isinstance(x, Raw)
+    part = RandomWindow().apply(x.samples, torch.full((1, 4), 0.4))
+    return _all(lambda: x.chunk(0, 1), lambda: x.make(part))
+
+
 def _batch(choice: Mapping) -> object:
     data = load(choice).train
     return data.batch(torch.arange(min(2, len(data))), data.steps or 3)
@@ -144,6 +175,8 @@ _HEADS = (
 )
 _ZIP_WORDS = (*packing.METHODS, b"x.npy", b"y.npy", b"x_test.npy", b"y_test.npy", b"x", *_HEADS)
 _EVENT_WORDS = (*_ZIP_WORDS, b"t.npy", b"offsets.npy", b"split.npy", b"label.npy", b"\x00\x00\x11\x00")
+_AEDAT_WORDS = (packing.AEDAT2_HEAD, packing.AEDAT3_HEAD, b"#!AER-DAT2.0\r\n", b"#!END-HEADER\r\n")
+_GESTURE_WORDS = (*_AEDAT_WORDS, packing.EMPTY_PACKET, b"\n5,0,100\n", b",", b"user01_led.aedat\n", b"..", b"/")
 _IDX = [(packing.idx(),), (packing.idx((2, 1, 1)),)]
 _MAT_WORDS = tuple(packing.mat_element(kind, content) for kind, content in packing.MAT_ELEMENTS)
 _CIFAR = {form: bytes([1] * form.label_bytes + [7] * 3072) * 2 for form in (CIFAR10, CIFAR100)}
@@ -188,6 +221,15 @@ READERS: dict[str, Reader] = {
         bombs.recordings,
         _EVENT_WORDS,
     ),
+    "n-mnist": Reader(
+        packing.digit_events(), packing.plain("00001.bin"), read_digit, words=(b"\x05\xf0\x00\x00\x00", b"\xff" * 5)
+    ),
+    "aedat 2.0": Reader(
+        packing.dvs128(), packing.plain("cat.aedat"), read_dvs128, words=(*_AEDAT_WORDS, b"\x80\x00\x00\x00", b"#\r\n")
+    ),
+    "dvs-gesture": Reader(
+        [packing.gestures()], packing.gesture_folder, read_gesture_folder, bombs.gestures, _GESTURE_WORDS
+    ),
     "checkpoint": Reader(
         checkpoints.valid(), checkpoints.forged, checkpoints.read, checkpoints.crafted, checkpoints.WORDS
     ),
@@ -199,3 +241,33 @@ READERS: dict[str, Reader] = {
     ),
     "list of hashes": Reader(checkpoints.listed(), checkpoints.with_list, checkpoints.read),
 }
+
+if find_spec("PIL"):
+    READERS["picture"] = Reader(
+        [(packing.picture("PNG"),), (packing.picture("JPEG"),)],
+        packing.plain("picture"),
+        read_picture,
+        bombs.pictures,
+        (
+            b"IHDR",
+            b"IDAT",
+            b"PLTE",
+            b"tRNS",
+            b"iCCP",
+            b"acTL",
+            b"IEND",
+            b"\xff\xda",
+            b"\xff\xc0",
+            b"\xff\xd8",
+            b"II*\x00",
+        ),
+    )
+
+if find_spec("h5py"):
+    READERS["shd"] = Reader(
+        packing.spoken(),
+        packing.plain("shd.h5"),
+        lambda folder: read_shd(folder / "shd.h5"),
+        bombs.spoken,
+        (b"GCOL", b"SNOD", b"TREE", b"HEAP", b"OHDR", b"\x89HDF\r\n\x1a\n", b"times", b"labels", b"/etc/hostname"),
+    )

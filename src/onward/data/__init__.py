@@ -1,7 +1,7 @@
 """Data: named sets, files and arrays of one's own, event recordings, mini-batches, augmentation."""
 
 from onward.data.arrays import ArrayDataset, FramesLayout, Layout, Scale, StaticLayout, from_torch
-from onward.data.augment import Augmentation, Change, Flip, PadCrop
+from onward.data.augment import Augmentation, Change, Cutout, Flip, PadCrop
 from onward.data.binning import (
     Binary,
     Binning,
@@ -14,7 +14,10 @@ from onward.data.binning import (
 )
 from onward.data.catalogue import Listing, Obtained, augmentation, datasets, listing, load, obtain, open_file
 from onward.data.dataset import Batch, Dataset, Split, Subset, spread
+from onward.data.event_changes import DropAny, DropArea, DropEvents, DropTime, EventShift
+from onward.data.image_folder import RandomWindow
 from onward.data.loader import Augment, Loader
+from onward.data.raw import Raw
 from onward.data.recordings import Recordings, read_recordings, write_recordings
 
 __all__ = [
@@ -27,8 +30,14 @@ __all__ = [
     "ByDuration",
     "Change",
     "Counts",
+    "Cutout",
     "Dataset",
+    "DropAny",
+    "DropArea",
+    "DropEvents",
+    "DropTime",
     "EventDataset",
+    "EventShift",
     "FixedWidth",
     "Flip",
     "FramesLayout",
@@ -37,6 +46,8 @@ __all__ = [
     "Loader",
     "Obtained",
     "PadCrop",
+    "RandomWindow",
+    "Raw",
     "Reading",
     "Recordings",
     "Scale",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from onward.core.errors import ConfigError, DataError
 from onward.core.sequence import Events
+from onward.data.cache import Arrays
 from onward.data.dataset import Batch, Dataset, digest
 from onward.data.recordings import Recordings
 
@@ -122,6 +123,16 @@ class Packed:
     rows: np.ndarray
     values: np.ndarray | None
     steps: int
+
+    @classmethod
+    def of(cls, arrays: Arrays, steps: int) -> Packed:
+        """From what `arrays` gave."""
+        return cls(arrays["indices"], arrays["rows"], arrays.get("values"), steps)
+
+    def arrays(self) -> Arrays:
+        """As they are kept in the cache."""
+        arrays = {"indices": self.indices, "rows": self.rows}
+        return arrays if self.values is None else {**arrays, "values": self.values}
 
     def events(self, ids: np.ndarray, features: tuple[int, ...]) -> Events:
         """The recordings ``ids`` as a batch of sparse rows ordered by step, then sample."""

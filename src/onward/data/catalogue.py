@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from collections.abc import Sequence as Ordered
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from onward.core.errors import DataError
 from onward.core.registry import Choice, Registry
 from onward.data.arrays import ArrayDataset, Scale
-from onward.data.augment import Augmentation, Change, Flip, PadCrop
-from onward.data.choices import DataChoice, EventsChoice, FileChoice, ImageChoice, PicturesChoice
+from onward.data.augment import Augmentation, Change, Cutout, Flip, PadCrop
+from onward.data.choices import (
+    DataChoice,
+    EventsChoice,
+    FileChoice,
+    FolderChoice,
+    ImageChoice,
+    ImageFields,
+    PicturesChoice,
+    RecordedChoice,
+    RecordingFields,
+)
 from onward.data.dataset import Dataset, Split, spread
 from onward.data.download import NotFetched
+from onward.data.event_changes import event_changes
+from onward.data.event_sets import EVENT_SOURCES
 from onward.data.files import load_events, load_file, locate_file, open_samples
 from onward.data.five import load_five, locate_five
 from onward.data.folders import VARIABLE, data_folder
+from onward.data.image_folder import FolderDataset, RandomWindow, load_folders, locate_folders
 from onward.data.images import SOURCES
 from onward.data.loader import Augment
 from onward.data.mini_imagenet import load_mini_imagenet, locate_mini_imagenet
 from onward.data.nmnist import SimulatorChoice, load_simulation, locate_simulation
 from onward.data.notmnist import load_notmnist, locate_notmnist
 from onward.data.published import PUBLISHED, Published
+from onward.data.shd import load_shd, locate_shd
+from onward.data.simulator import SENSOR
 
 datasets: Registry[Split] = Registry("data set")
 
@@ -49,6 +67,29 @@ datasets.register(
     "100 classes of 600 colour pictures, 84 x 84, of which a sixth is held out",
     facts={"locate": locate_mini_imagenet},
     defaults={"holdout": 1 / 6},
+)
+datasets.register(
+    "image-folder",
+    FolderChoice,
+    load_folders,
+    "colour pictures of your own, or ImageNet: train and val with a folder a class, decoded as they are needed",
+    facts={"locate": locate_folders},
+    defaults={"flip": True},
+)
+for _recorded in EVENT_SOURCES:
+    datasets.register(
+        _recorded.name,
+        _recorded.config,
+        _recorded.load,
+        _recorded.summary,
+        facts={"locate": _recorded.locate, "side": _recorded.side},
+    )
+datasets.register(
+    "shd",
+    RecordedChoice,
+    load_shd,
+    "spoken digits as spikes of 700 channels of a model of the ear, 20 classes; 8,156 + 2,264, in HDF5",
+    facts={"locate": locate_shd},
 )
 datasets.register(
     "file", FileChoice, load_file, "arrays of your own: an .npz file with x and y", facts={"locate": locate_file}
@@ -87,11 +128,29 @@ def load(choice: Choice | Mapping | str) -> Split:
 
 def augmentation(choice: Choice, seed: int) -> Augment | None:
     """The seeded augmentation that ``choice`` asks for, for a `Loader`; None where it asks for none."""
-    if not isinstance(choice, ImageChoice):
-        return None
-    changes: list[Change] = [PadCrop(choice.crop)] if choice.crop else []
-    changes += [Flip()] if choice.flip else []
-    return Augmentation(changes, seed) if changes else None
+    changes, before = _image_changes(choice), _changes_before(choice)
+    return Augmentation(changes, seed, before) if changes or before else None
+
+
+def _image_changes(choice: Choice) -> list[Change[Tensor]]:
+    """Those of images."""
+    if not isinstance(choice, ImageFields):
+        return []
+    changes: list[Change[Tensor]] = []
+    if isinstance(choice, ImageChoice) and choice.crop:
+        changes.append(PadCrop(choice.crop))
+    if choice.flip:
+        changes.append(Flip())
+    if choice.cutout:
+        changes.append(Cutout(choice.cutout))
+    return changes
+
+
+def _changes_before(choice: Choice) -> Ordered[Change[Any]]:
+    """Those of samples as they are stored."""
+    if isinstance(choice, RecordingFields):
+        return event_changes(choice)
+    return [RandomWindow(choice.smallest)] if isinstance(choice, FolderChoice) and choice.random_crop else []
 
 
 def open_file(path: Path, like: Choice, *, split: str | None = None) -> Dataset:
@@ -100,15 +159,23 @@ def open_file(path: Path, like: Choice, *, split: str | None = None) -> Dataset:
     The file holds x and y, or recordings; its keys tell which. Recordings are binned, arrays laid out and scaled, as
     ``like`` says where it says so. ``split`` keeps the recordings of that split only. Raises `DataError` otherwise.
     """
-    return open_samples(path, like, _scale(path, like), split)
+    return open_samples(path, like, _scale(path, like), _sensor(like), split)
+
+
+def _sensor(like: Choice) -> tuple[int, int]:
+    """Rows and columns of what ``like`` was recorded with; those of N-MNIST where it was not."""
+    if isinstance(like, EventsChoice):
+        return like.height, like.width
+    side = datasets.entry(like.name).facts.get("side", SENSOR)
+    return side, side
 
 
 def _scale(path: Path, like: Choice) -> Scale | None:
     """How ``like`` normalised what a network was trained on; None where it did not."""
-    if not isinstance(like, ImageChoice) or not like.normalise:
+    if not isinstance(like, ImageFields) or not like.normalise:
         return None
     train = datasets.build(like).train
-    if not isinstance(train, ArrayDataset):
+    if not isinstance(train, ArrayDataset | FolderDataset):
         raise DataError(
             f"{path}: {like.name} normalises each of its sets in another way, and which one these samples are like is "
             "not known; evaluate on the sets themselves, or train with --no-data.normalise"

@@ -18,23 +18,50 @@ class DataChoice(Choice):
     limit_test: int | None = Field(default=None, ge=1, description="test on at most this many samples, evenly spaced")
 
 
-class ImageChoice(DataChoice):
-    """Still images: one frame, shown at every time step."""
+class RootFields(DataChoice):
+    """Data in a folder that is looked for."""
 
     root: str | None = Field(
         default=None, description="folder of the files, or its parent; default: ONWARD_DATA, or the platform's folder"
     )
+
+
+class ImageFields(RootFields):
+    """Still images: one frame, shown at every time step."""
+
     normalise: bool = Field(default=False, description="zero mean and unit variance per channel, instead of [0, 1]")
-    crop: int = Field(default=0, ge=0, description="augmentation: pad by this many pixels, crop at random; 0: off")
     flip: bool = Field(default=False, description="augmentation: mirror left and right with probability 1/2")
+    cutout: int = Field(default=0, ge=0, description="augmentation: zeros in a square of this side at random; 0: off")
 
 
-class PicturesChoice(ImageChoice):
-    """Still images that are picture files, one folder a class."""
+class ImageChoice(ImageFields):
+    """Still images of one size."""
+
+    crop: int = Field(default=0, ge=0, description="augmentation: pad by this many pixels, crop at random; 0: off")
+
+
+class SkipFields(DataChoice):
+    """What becomes of files that cannot be decoded."""
 
     skip_unreadable: bool = Field(
         default=False, description="leave out files that cannot be decoded, and name them; else one of them is an error"
     )
+
+
+class FolderChoice(ImageFields, SkipFields):
+    """Picture files of any size in folders train and val, decoded when a mini-batch needs them."""
+
+    size: int = Field(default=224, ge=1, le=4096, description="rows and columns that a network sees")
+    resize: int = Field(
+        default=256, ge=1, le=8192, description="without augmentation: the shorter side before the middle is cut out"
+    )
+    random_crop: bool = Field(default=True, description="augmentation: show a random part of the picture, resized")
+    smallest: float = Field(default=0.08, gt=0, le=1, description="augmentation: that part's least share of the area")
+
+
+class PicturesChoice(ImageChoice, SkipFields):
+    """Still images that are picture files, one folder a class."""
+
     holdout: float = Field(
         default=0.1, gt=0, lt=1, description="test on this fraction of each class where there is no test part"
     )
@@ -69,7 +96,34 @@ class BinningFields(DataChoice):
     )
 
 
-class EventsChoice(HoldoutChoice, BinningFields):
+class RecordingFields(BinningFields):
+    """How recordings are changed before they are binned."""
+
+    event_drop: Literal["events", "time", "area", "any"] | None = Field(
+        default=None,
+        description="augmentation: lose random events, those of a time, or of an area; any: one of these, or none",
+    )
+    event_drop_most: float = Field(
+        default=0.3, gt=0, le=1, description="augmentation: largest share of events, duration or sides that is lost"
+    )
+    event_shift: int = Field(default=0, ge=0, description="augmentation: move by up to this many pixels; 0: off")
+
+
+class RecordedChoice(RecordingFields, RootFields):
+    """Recordings in files of their own format."""
+
+
+class DvsCifarChoice(RecordedChoice):
+    """Recordings of which nobody published which to train on."""
+
+    test_part: Literal["last", "seeded"] = Field(
+        default="last", description="test on the last recordings of each class, or on those that a seed draws"
+    )
+    holdout: float = Field(default=0.1, gt=0, lt=1, description="test on this fraction of each class")
+    holdout_seed: int = Field(default=0, description="chooses which samples are set aside")
+
+
+class EventsChoice(HoldoutChoice, RecordingFields):
     """A file of event-camera recordings."""
 
     split: str | None = Field(

@@ -120,4 +120,14 @@ def spread(dataset: Dataset, limit: int | None) -> Dataset:
     """
     if limit is None or limit >= len(dataset):
         return dataset
-    return Subset(dataset, torch.arange(limit) * len(dataset) // limit)
+    return Subset(dataset, spread_rows(len(dataset), limit))
+
+
+def spread_rows(count: int, limit: int | None) -> Tensor:
+    """At most ``limit`` of ``range(count)``, evenly spaced, ascending.
+
+    >>> spread_rows(10, 4)
+    tensor([0, 2, 5, 7])
+    """
+    kept = count if limit is None else min(limit, count)
+    return torch.arange(kept) * count // kept

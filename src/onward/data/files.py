@@ -11,13 +11,14 @@ import torch
 from onward.core.errors import DataError
 from onward.core.registry import Choice
 from onward.data.arrays import ArrayDataset, FramesLayout, Layout, Scale, StaticLayout, counted_classes
-from onward.data.binning import Binary, Binning, ByDuration, Counts, FixedWidth, Reading, event_dataset
+from onward.data.binning import event_dataset
 from onward.data.choices import BinningFields, EventsChoice, FileChoice, HoldoutChoice
 from onward.data.dataset import Dataset, Split, Subset
 from onward.data.folders import expanded
 from onward.data.loader import order
 from onward.data.npz import npz_keys, read_arrays
 from onward.data.recordings import REQUIRED, Recordings, read_recordings
+from onward.data.unbinned import binning_of, reading_of, tested_on, trained_on
 
 _LAYOUTS: dict[str, Layout] = {"static": StaticLayout(), "frames": FramesLayout()}
 
@@ -43,11 +44,16 @@ def holdout(count: int, fraction: float, seed: int, number: int = 0) -> tuple[np
 
     At least one row goes to each part; raises `DataError` for fewer than two rows.
     """
-    if count < 2:
-        raise DataError(f"{count} sample cannot be split into a training and a test part; give at least 2")
-    held = min(max(round(count * fraction), 1), count - 1)
+    held = held_out(count, fraction)
     chosen = order(seed, number, count).numpy()
     return np.sort(chosen[held:]), np.sort(chosen[:held])
+
+
+def held_out(count: int, fraction: float) -> int:
+    """How many of ``count`` samples are set aside; raises `DataError` for fewer than two."""
+    if count < 2:
+        raise DataError(f"{count} sample cannot be split into a training and a test part; give at least 2")
+    return min(max(round(count * fraction), 1), count - 1)
 
 
 def holdout_by_class(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,16 +83,6 @@ def load_file(choice: FileChoice) -> Split:
     return Split(whole, tested)
 
 
-def binning_of(choice: BinningFields) -> Binning:
-    """The binning that the options name."""
-    return ByDuration() if choice.bin_us is None else FixedWidth(choice.bin_us)
-
-
-def reading_of(choice: BinningFields) -> Reading:
-    """What several events of a pixel in one step are worth, as the options say."""
-    return Counts() if choice.counts else Binary()
-
-
 def load_events(choice: EventsChoice) -> Split:
     """Recordings of the file's splits "train" and "test", or of a seeded hold-out where it has not both."""
     path = _path(choice)
@@ -94,11 +90,8 @@ def load_events(choice: EventsChoice) -> Split:
     classes = choice.classes or counted_classes(int(recordings.label.max()), str(path))
     if int(recordings.label.max()) >= classes:
         raise DataError(f"{path}: holds the label {recordings.label.max()}, but {classes} classes were given")
-    parts = [
-        event_dataset(recordings.take(rows), binning_of(choice), reading_of(choice), name=str(path), classes=classes)
-        for rows in _event_rows(recordings, choice)
-    ]
-    return Split(*parts)
+    train, test = (recordings.take(rows) for rows in _event_rows(recordings, choice))
+    return Split(trained_on(train, choice, str(path), classes), tested_on(test, choice, str(path), classes))
 
 
 def _event_rows(recordings: Recordings, choice: EventsChoice) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +103,14 @@ def _event_rows(recordings: Recordings, choice: EventsChoice) -> tuple[np.ndarra
     return rows[train], rows[test]
 
 
-def open_samples(path: Path, like: Choice, scale: Scale | None, split: str | None) -> Dataset:
-    """All samples of a file: see `onward.data.open_file`; ``scale`` is that of a training set that was normalised."""
+def open_samples(path: Path, like: Choice, scale: Scale | None, sensor: tuple[int, int], split: str | None) -> Dataset:
+    """All samples of a file: see `onward.data.open_file`.
+
+    ``scale`` is that of a training set that was normalised, ``sensor`` has the rows and columns of recordings.
+    """
     keys = set(npz_keys(path))
     if set(REQUIRED) <= keys:
-        return _open_events(path, like, split)
+        return _open_events(path, like, sensor, split)
     if not {"x", "y"} <= keys:
         raise DataError(
             f"{path}: holds {', '.join(sorted(keys)) or 'nothing'}; expected x and y, "
@@ -126,9 +122,8 @@ def open_samples(path: Path, like: Choice, scale: Scale | None, split: str | Non
     return ArrayDataset(*read_arrays(path).train, name=str(path), layout=layout, scale=scale)
 
 
-def _open_events(path: Path, like: Choice, split: str | None) -> Dataset:
-    size = (like.height, like.width) if isinstance(like, EventsChoice) else (34, 34)
-    recordings = read_recordings(path, *size)
+def _open_events(path: Path, like: Choice, sensor: tuple[int, int], split: str | None) -> Dataset:
+    recordings = read_recordings(path, *sensor)
     chosen = recordings if split is None else recordings.take(recordings.rows_of(split))
     options = like if isinstance(like, BinningFields) else BinningFields(name="events")
     return event_dataset(chosen, binning_of(options), reading_of(options), name=str(path))

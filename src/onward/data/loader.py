@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from math import ceil
 from typing import Any
 
@@ -63,7 +64,12 @@ class Loader:
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
         self.group = group
         self._drawn: tuple[int, Tensor] | None = None
-        self.workers = Workers(self.batch, workers) if workers else None
+        self.workers: Workers | None = None
+        self._employ(workers)
+
+    def _employ(self, count: int) -> None:
+        """Hands the workers a twin: a loader that they lead back to would keep them until memory is swept."""
+        self.workers = Workers(copy(self).batch, count) if count else None
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
@@ -88,7 +94,9 @@ class Loader:
         """The batch at (epoch, number)."""
         epoch, number = place
         start, part = number * self.batch_size, self.part(number)
-        batch = self.dataset.batch(self._order(epoch)[start + part.start : start + part.stop], self.steps)
+        rows = self._order(epoch)[start + part.start : start + part.stop]
+        # A copy: sending a batch moves the memory of its tensors, while the next one is being read already.
+        batch = self.dataset.batch(rows.clone(), self.steps)
         return batch if self.augment is None else self.augment(batch, epoch)
 
     def _order(self, epoch: int) -> Tensor:
@@ -111,7 +119,7 @@ class Mixed(Loader):
         self.loaders = tuple(loaders)
         places = [((i + 0.5) / len(loader), k, i) for k, loader in enumerate(loaders) for i in range(len(loader))]
         self._places = [(k, i) for _, k, i in sorted(places)]
-        self.workers = Workers(self.batch, workers) if workers else None
+        self._employ(workers)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -152,18 +160,27 @@ class Workers:
                 multiprocessing_context="spawn",
                 persistent_workers=True,
             )
-        return iter(self._loader)
+        return map(_given, self._loader)
 
     def __getstate__(self) -> dict[str, Any]:
         """Processes stay where they are."""
         return {**self.__dict__, "_loader": None}
 
 
-class _Computed(TorchDataset[Batch]):
-    """Batches as torch's loader asks for them."""
+class _Computed(TorchDataset[Batch | DataError]):
+    """Batches as torch's loader asks for them; an error comes back as it is, torch would add a traceback to it."""
 
     def __init__(self, batch: Callable[[tuple[int, int]], Batch]):
         self._batch = batch
 
-    def __getitem__(self, place: tuple[int, int]) -> Batch:
-        return self._batch(place)
+    def __getitem__(self, place: tuple[int, int]) -> Batch | DataError:
+        try:
+            return self._batch(place)
+        except DataError as error:
+            return error
+
+
+def _given(found: Batch | DataError) -> Batch:
+    if isinstance(found, DataError):
+        raise DataError(*found.args)  # `found` itself would hold this frame, and with it the workers
+    return found

@@ -14,12 +14,12 @@ from onward.data import binning, recordings, saccades, simulator
 from onward.data.binning import EventDataset, Packed, concatenate, pack
 from onward.data.cache import Arrays, cache_folder, cache_key, cached
 from onward.data.choices import BinningFields
-from onward.data.dataset import Split
-from onward.data.files import binning_of, reading_of
+from onward.data.dataset import Split, spread_rows
 from onward.data.loader import order
 from onward.data.mnist import mnist_arrays
 from onward.data.recordings import Recordings
 from onward.data.simulator import SENSOR, Camera, simulate
+from onward.data.unbinned import binning_of, reading_of
 
 FIT_SEED, FIT_SIZE = 0, 350
 _CHUNK = 2048
@@ -60,14 +60,9 @@ def load_simulation(choice: SimulatorChoice) -> Split:
     """
     (train_x, train_y), (test_x, test_y) = mnist_arrays()
     return Split(
-        _dataset(choice, train_x, train_y, _spread(len(train_y), choice.limit), 0),
-        _dataset(choice, test_x, test_y, _spread(len(test_y), choice.limit_test), _TEST_IDS),
+        _dataset(choice, train_x, train_y, spread_rows(len(train_y), choice.limit), 0),
+        _dataset(choice, test_x, test_y, spread_rows(len(test_y), choice.limit_test), _TEST_IDS),
     )
-
-
-def _spread(count: int, limit: int | None) -> torch.Tensor:
-    kept = count if limit is None else min(limit, count)
-    return torch.arange(kept) * count // kept
 
 
 def _dataset(choice: SimulatorChoice, x: np.ndarray, y: np.ndarray, rows: torch.Tensor, first_id: int) -> EventDataset:
@@ -83,7 +78,7 @@ def _packed(choice: SimulatorChoice, images: torch.Tensor, ids: torch.Tensor, st
     options = choice.model_dump(exclude={"name", "limit", "limit_test"})
     key = cache_key({**options, "steps": steps, "ids": [int(ids[0]), int(ids[-1]), len(ids)]}, _SOURCES)
     arrays = cached(f"nmnist-sim-{key}", lambda: _simulated(choice, images, ids, steps))
-    return Packed(arrays["indices"], arrays["rows"], arrays.get("values"), steps)
+    return Packed.of(arrays, steps)
 
 
 def _simulated(choice: SimulatorChoice, images: torch.Tensor, ids: torch.Tensor, steps: int) -> Arrays:
@@ -92,6 +87,4 @@ def _simulated(choice: SimulatorChoice, images: torch.Tensor, ids: torch.Tensor,
         _log.info("simulating recordings: %d of %d done", len(parts) * _CHUNK, len(ids))
         made = simulate(chunk, numbers, choice.camera, choice.sim_seed)
         parts.append(pack(made, binning_of(choice), reading_of(choice), steps))
-    whole = concatenate(parts)
-    arrays = {"indices": whole.indices, "rows": whole.rows}
-    return arrays if whole.values is None else {**arrays, "values": whole.values}
+    return concatenate(parts).arrays()

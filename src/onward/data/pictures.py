@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onward.core.errors import DataError, one_line
-from onward.data.cache import Arrays, cache_key, cached
+from onward.data.cache import Arrays, cache_key, cached, stamps
 from onward.data.limits import allowance, refusal
 
 if TYPE_CHECKING:
@@ -97,27 +97,54 @@ def read_pictures(
     return arrays["x"], labels[rows]
 
 
+def readable(name: str, files: Sequence[Path], decoder: Decoder) -> np.ndarray:
+    """The rows of those ``files`` that can be decoded; all others are left out, with a warning that names some.
+
+    Decodes every file once; what came of it is kept in the cache.
+    """
+    arrays = cached(f"{name}-readable-{_key(files, decoder)}", partial(_tried, name, files, decoder))
+    rows = arrays["rows"]
+    if not len(rows):
+        raise DataError(f"{name}: none of its {len(files):,} files can be decoded")
+    if len(rows) < len(files):
+        _report(name, files, rows, arrays["why"], skip=True)
+    return rows
+
+
 def _key(files: Sequence[Path], decoder: Decoder) -> str:
     """Over what tells whether files are the same without reading them, and how they are decoded."""
-    stats = [(str(file), file.stat()) for file in files]
-    known = [[path, found.st_size, found.st_mtime_ns] for path, found in stats]
-    return cache_key({"files": known, "pillow": _pillow().__version__}, [Path(__file__), decoder.source])
+    return cache_key({"files": stamps(files), "pillow": _pillow().__version__}, [Path(__file__), decoder.source])
 
 
 def _decoded(name: str, files: Sequence[Path], decoder: Decoder) -> Arrays:
     """``x``, the ``rows`` of ``files`` that it comes from, and of all others ``why``."""
     x = np.empty((len(files), decoder.channels, decoder.side, decoder.side), np.uint8)
     why: dict[int, str] = {}
+    for row, found in _attempts(name, files, decoder):
+        if isinstance(found, str):
+            why[row] = found
+        else:
+            x[row] = found
+    outcome = _outcome(len(files), why)
+    return {"x": x[outcome["rows"]] if why else x, **outcome}
+
+
+def _tried(name: str, files: Sequence[Path], decoder: Decoder) -> Arrays:
+    """As `_decoded`, without the pictures."""
+    return _outcome(len(files), {row: f for row, f in _attempts(name, files, decoder) if isinstance(f, str)})
+
+
+def _attempts(name: str, files: Sequence[Path], decoder: Decoder) -> Iterator[tuple[int, np.ndarray | str]]:
+    """What the decoder makes of each file, or why it makes nothing of it."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), _CHUNK):
             _log.info("decoding %s: %d of %d files done", name, start, len(files))
             for row, found in enumerate(pool.map(decoder, files[start : start + _CHUNK]), start):
-                if isinstance(found, str):
-                    why[row] = one_line(found, _REASON)
-                else:
-                    x[row] = found
-    rows = np.delete(np.arange(len(files)), list(why))
-    return {"x": x[rows] if why else x, "rows": rows, "why": np.array(list(why.values()), np.str_)}
+                yield row, one_line(found, _REASON) if isinstance(found, str) else found
+
+
+def _outcome(count: int, why: Mapping[int, str]) -> Arrays:
+    return {"rows": np.delete(np.arange(count), list(why)), "why": np.array(list(why.values()), np.str_)}
 
 
 def _report(name: str, files: Sequence[Path], rows: np.ndarray, why: np.ndarray, skip: bool) -> None:

@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sys import maxunicode
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,12 +31,38 @@ MOST_PIXELS = 2**24
 """Of a sensor: sixteen times the largest there are."""
 
 
+class Archive(Protocol):
+    """Recordings that some can be taken of: those in memory, or in files that are read then."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """``[N]`` int64 class numbers."""
+        ...
+
+    @property
+    def features(self) -> tuple[int, int, int]:
+        """``(polarities, height, width)``."""
+        ...
+
+    def take(self, rows: np.ndarray) -> Recordings:
+        """The recordings ``rows`` in that order."""
+        ...
+
+
+class Recording(NamedTuple):
+    """One recording: ``address`` and ``t`` as those of `Recordings`."""
+
+    address: np.ndarray
+    t: np.ndarray
+
+
 @dataclass(frozen=True)
 class Recordings:
-    """N recordings on a sensor of ``height`` x ``width`` pixels with two polarities: 6 bytes an event.
+    """N recordings on a sensor of ``height`` x ``width`` pixels and ``polarities``: 6 bytes an event.
 
-    ``address`` ``[E]`` is the flat index of (p, y, x) in ``[2, height, width]``; ``t`` ``[E]`` uint32, microseconds;
-    recording i is the slice ``offsets[i]:offsets[i + 1]`` of both. ``split`` and ``mnist_index`` are ``[N]`` or None.
+    ``address`` ``[E]`` is the flat index of (p, y, x) in ``[polarities, height, width]``; ``t`` ``[E]`` uint32,
+    microseconds; recording i is the slice ``offsets[i]:offsets[i + 1]`` of both. ``split`` and ``mnist_index`` are
+    ``[N]`` or None; so is ``lasting``, the durations where the last event does not tell them.
     """
 
     address: np.ndarray
@@ -45,17 +73,21 @@ class Recordings:
     width: int = 34
     split: np.ndarray | None = None
     mnist_index: np.ndarray | None = None
+    polarities: int = 2
+    lasting: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     @property
     def features(self) -> tuple[int, int, int]:
-        """``(2, height, width)``: OFF events first."""
-        return (2, self.height, self.width)
+        """``(polarities, height, width)``: OFF events first."""
+        return (self.polarities, self.height, self.width)
 
     def durations(self) -> np.ndarray:
         """Microseconds from the start to the last event, that event included: ``[N]`` int64; 1 where there is none."""
+        if self.lasting is not None:
+            return self.lasting
         last = np.maximum(self.offsets[1:] - 1, 0)
         empty = np.diff(self.offsets) == 0
         ends = self.t[last].astype(np.int64) + 1 if len(self.t) else np.ones(len(self), np.int64)
@@ -75,6 +107,8 @@ class Recordings:
             self.width,
             None if self.split is None else self.split[rows],
             None if self.mnist_index is None else self.mnist_index[rows],
+            self.polarities,
+            None if self.lasting is None else self.lasting[rows],
         )
 
     def rows_of(self, split: str) -> np.ndarray:
@@ -107,7 +141,7 @@ def read_recordings(path: Path, height: int = 34, width: int = 34) -> Recordings
     _check_range("label", arrays["label"], 2**31 - 1, path)
     _check_time(arrays["t"], arrays["offsets"], path)
     return Recordings(
-        _addresses(arrays["p"], arrays["y"], arrays["x"], height, width),
+        addresses(arrays["p"], arrays["y"], arrays["x"], height, width),
         arrays["t"].astype(np.uint32),
         arrays["offsets"].astype(np.int64),
         arrays["label"].astype(np.int64),
@@ -118,13 +152,37 @@ def read_recordings(path: Path, height: int = 34, width: int = 34) -> Recordings
     )
 
 
-def _addresses(p: np.ndarray, y: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
+def addresses(p: np.ndarray, y: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
     """Flat indices in ``[2, height, width]``, in the smallest dtype; takes 4 bytes an event on the way."""
     address = p.astype(np.int32)
     for side, place in ((height, y), (width, x)):
         address *= side
         np.add(address, place, out=address, casting="unsafe")  # within the sensor, as was checked
     return address.astype(np.uint16) if 2 * height * width <= 1 << 16 else address
+
+
+def recording(
+    x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray, height: int, width: int, path: Path
+) -> Recording:
+    """Events of one file, in the order of their times; those at one time stay as they come.
+
+    Raises `DataError` for a pixel beyond the sensor, a polarity other than 0 and 1, and a time below 0 or of 2^32
+    microseconds (72 minutes) or more.
+    """
+    for name, values, high in (("x", x, width - 1), ("y", y, height - 1), ("p", p, 1), ("t", t, 2**32 - 1)):
+        _check_range(name, values, high, path)
+    address, t = addresses(p, y, x, height, width), t.astype(np.uint32)
+    if (t[1:] < t[:-1]).any():
+        order = np.argsort(t, kind="stable")
+        address, t = address[order], t[order]
+    return Recording(address, t)
+
+
+def gathered(parts: Sequence[Recording], label: np.ndarray, height: int, width: int, polarities: int = 2) -> Recordings:
+    """Recordings one after the other."""
+    offsets = np.cumsum([0, *(len(part.t) for part in parts)])
+    address, t = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Recordings(address, t, offsets, label, height, width, polarities=polarities)
 
 
 def write_recordings(path: Path, recordings: Recordings) -> None:

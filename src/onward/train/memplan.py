@@ -163,7 +163,7 @@ class Planner:
         self.parts, self.config = assemble(config)
         data = self.parts.loader.dataset
         count = min(SAMPLES, len(data))
-        self.sample = data.batch(torch.arange(count) * len(data) // count, self.parts.loader.steps).x
+        self.sample = data.batch(torch.arange(count) * len(data) // count, self.parts.loader.steps).x.to("cpu")
         self.norms = getattr(self.parts.rule, "norms", None)
         self.outline = outline(self.parts.net, self.sample.to(self.parts.device), self.norms)
         self.batch = min(self.config.train.batch_size, len(data))

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from onward.core.errors import DataError
 from onward.core.sequence import Frames, Static
-from onward.data import ArrayDataset, Augmentation, Batch, Flip, Loader, PadCrop, Subset, from_torch
+from onward.data import ArrayDataset, Augmentation, Batch, Cutout, Flip, Loader, PadCrop, Subset, from_torch
 from onward.data.loader import order
 
 
@@ -76,7 +76,7 @@ def images(chosen: torch.Tensor, frames: int = 0) -> Batch:
     return Batch(sequence, torch.zeros(len(chosen), dtype=torch.int64), chosen)
 
 
-AUGMENT = Augmentation([PadCrop(3), Flip()], seed=1)
+AUGMENT = Augmentation([PadCrop(3), Flip(), Cutout(4)], seed=1)
 
 
 @pytest.mark.parametrize("frames", [0, 4])
@@ -117,12 +117,25 @@ def test_crop_reaches_every_place_and_flip_is_fair() -> None:
     assert abs(float(kept) - count / 2) < 5 * (count / 4) ** 0.5
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 40])
+def test_cutout_is_a_square_around_a_pixel(side: int) -> None:
+    x, u = torch.rand(4, 3, 2, 5, 6) + 1, torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.99, 0.2], [0.3, 0.99]])
+    expected = x.clone()
+    for image, (down, across) in zip(expected, u.tolist(), strict=True):
+        top, left = int(5 * down) - side // 2, int(6 * across) - side // 2
+        image[..., max(top, 0) : top + side, max(left, 0) : left + side] = 0
+    assert torch.equal(Cutout(side).apply(x, u), expected)
+    assert torch.equal(Cutout(side).apply(x[:, 0], u), expected[:, 0])
+
+
 def test_augmentation_needs_images() -> None:
     flat = Batch(Static(torch.rand(2, 10), 3), torch.zeros(2, dtype=torch.int64), torch.arange(2))
     with pytest.raises(DataError, match=r"need images \[channels, height, width\].*\[10\]"):
         AUGMENT(flat, 0)
     with pytest.raises(DataError, match="padding of 0"):
         PadCrop(0)
+    with pytest.raises(DataError, match="a square of 0 pixels"):
+        Cutout(0)
 
 
 def test_workers_change_no_batch_and_stay_from_epoch_to_epoch() -> None:
@@ -135,6 +148,14 @@ def test_workers_change_no_batch_and_stay_from_epoch_to_epoch() -> None:
             assert torch.equal(one.ids, other.ids)
             assert torch.equal(one.y, other.y)
             assert torch.equal(one.x.chunk(0, 5), other.x.chunk(0, 5))
+
+
+def test_a_batch_shares_no_memory_with_the_next() -> None:
+    """Torch moves the memory of what a worker sends, in another thread than the one that prepares the next batch."""
+    loader = Loader(data(), 4, 2, seed=5)
+    for batch in loader.epoch(0):
+        for tensor in (batch.ids, batch.y, batch.x.chunk(0, 1)):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def test_an_epoch_may_begin_anywhere() -> None:
