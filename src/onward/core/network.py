@@ -64,7 +64,7 @@ class Network(nn.Module):
 
     @property
     def fitted_glue(self) -> list[Node]:
-        """Glue with parameters of its own: normalisation layers."""
+        """Glue with parameters of its own: normalisation layers, learned shifts."""
         return [n for n in self.nodes if n.kind in (Kind.NORM, Kind.GLUE) and any(True for _ in n.module.parameters())]
 
     def forward(self, x: Tensor) -> Tensor:
