@@ -39,6 +39,8 @@ def test_ottt_and_sltt_equal_the_loops(hidden: list[int], fidelity: str) -> None
 PLAIN = [
     "conv",
     "standardized",
+    "binary",
+    "shifted",
     "spike-residual",
     "drive-residual",
     "projected-residual",
@@ -74,7 +76,9 @@ def test_sltt_equals_autograd_with_memories_detached(name: str) -> None:
     assert_close(teach(make(name), "sltt", x, y).grads, plain.sltt(body(name), x, step_loss(y)))
 
 
-@pytest.mark.parametrize("name", ["conv", "standardized", "spike-residual", "drive-residual", "transposed", "if"])
+@pytest.mark.parametrize(
+    "name", ["conv", "standardized", "binary", "spike-residual", "drive-residual", "transposed", "if"]
+)
 @pytest.mark.parametrize("fidelity", ["exact", "reference"])
 def test_ottt_equals_instantaneous_credit_times_explicit_traces(name: str, fidelity: str) -> None:
     (x, y), net = data(name), make(name)
