@@ -14,7 +14,7 @@ from onward._tensors import difference
 from onward.core import Network
 from onward.core.errors import ConfigError
 from onward.core.glue import Heads
-from onward.core.graph import children
+from onward.core.graph import Node, children
 from onward.models import models
 from onward.neurons import neurons
 from onward.optim.cell_file import fingerprint
@@ -22,7 +22,7 @@ from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.folder import Interface, RunFolder
 from onward.weights import weight_kinds
-from onward.weights.binary import Binary, binary_of, latent_of, parametrizations
+from onward.weights.binary import Binary, binary_of, parametrizations, restart_scale
 
 _STORED = re.compile(r"parametrizations\.(\w+)\.original$")
 
@@ -77,8 +77,8 @@ def hand_over(source: Network, net: Network) -> None:
     _check_made_alike(source, net)
     given = {_plain(name): tensor for name, tensor in source.state_dict().items()}
     wanted = {_plain(name): tensor for name, tensor in net.state_dict().items()}
-    fresh = [node.module for node in net.synapses if not given.keys() & _of_scale(node.name, node.module)]
-    for name in {name for node in net.synapses for name in _of_scale(node.name, node.module)} - given.keys():
+    fresh = {node: names for node in net.synapses if (names := _of_scale(node)) and not names & given.keys()}
+    for name in set[str]().union(*fresh.values()):
         del wanted[name]
     words = difference(_forms(given), _forms(wanted))
     if words:
@@ -88,10 +88,8 @@ def hand_over(source: Network, net: Network) -> None:
         )
     for name, tensor in wanted.items():
         tensor.copy_(given[name])
-    for module in fresh:
-        binary = binary_of(module)
-        if binary is not None:
-            binary.scale.restart(latent_of(module))
+    for node in fresh:
+        restart_scale(node.module)
 
 
 def _check_made_alike(source: Network, net: Network) -> None:
@@ -120,13 +118,13 @@ def _plain(name: str) -> str:
     return _STORED.sub(r"\1", name)
 
 
-def _of_scale(name: str, module: nn.Module) -> set[str]:
+def _of_scale(node: Node) -> set[str]:
     """The names of what a binary weight's scale has learned."""
-    binary = binary_of(module)
+    binary = binary_of(node.module)
     if binary is None:
         return set()
-    place = parametrizations(module).index(binary)
-    return {f"{name}.parametrizations.weight.{place}.{key}" for key in binary.state_dict()}
+    place = parametrizations(node.module).index(binary)
+    return {f"{node.name}.parametrizations.weight.{place}.{key}" for key in binary.state_dict()}
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

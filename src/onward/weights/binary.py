@@ -28,7 +28,7 @@ RANGE = 1.0
 """Beyond this, the clipped estimator passes no gradient to a latent weight."""
 
 
-class Scale(nn.Module, ABC):
+class ChannelScale(nn.Module, ABC):
     """The scale alpha ``[C, 1]`` of latent ``rows`` ``[C, n]``."""
 
     @abstractmethod
@@ -39,15 +39,15 @@ class Scale(nn.Module, ABC):
         """Starts anew, from latent weights that came from elsewhere."""
 
 
-class MeanMagnitude(Scale):
+class MeanMagnitude(ChannelScale):
     """alpha_c = ||w_c||_1 / n, a constant to the gradient: the least-squares optimum."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See `Scale.forward`."""
+        """See `ChannelScale.forward`."""
         return _constant(rows).abs().mean(1, keepdim=True)
 
 
-class Learned(Scale):
+class Learned(ChannelScale):
     """alpha_c is a parameter that starts at ||w_c||_1 / n; dL/dalpha_c = sum_i dL/dw^b_ci sgn(w_ci)."""
 
     def __init__(self, rows: Tensor):
@@ -55,20 +55,20 @@ class Learned(Scale):
         self.alpha = nn.Parameter(MeanMagnitude()(rows)[:, 0].clone())
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See `Scale.forward`."""
+        """See `ChannelScale.forward`."""
         return self.alpha[:, None]
 
     @torch.no_grad()
     def restart(self, rows: Tensor) -> None:
-        """See `Scale.restart`."""
+        """See `ChannelScale.restart`."""
         self.alpha.copy_(MeanMagnitude()(rows)[:, 0])
 
 
-class Unscaled(Scale):
+class Unscaled(ChannelScale):
     """alpha = 1: for weights in front of batch normalisation, which takes a scale away up to its epsilon."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See `Scale.forward`."""
+        """See `ChannelScale.forward`."""
         return rows.new_ones(len(rows), 1)
 
 
@@ -117,7 +117,7 @@ class Binary(nn.Module):
     """
 
     def __init__(
-        self, rows: Rows, scale: Scale | None = None, estimator: Estimator | None = None, centred: bool = False
+        self, rows: Rows, scale: ChannelScale | None = None, estimator: Estimator | None = None, centred: bool = False
     ):
         super().__init__()
         self.rows, self.scale, self.estimator = rows, scale or MeanMagnitude(), estimator or Clipped()
@@ -174,12 +174,12 @@ def _constant(x: Tensor) -> Tensor:
     return unpack_dual(x).primal.detach()
 
 
-def mean_magnitude(rows: Tensor) -> Scale:  # noqa: ARG001
+def mean_magnitude(rows: Tensor) -> ChannelScale:  # noqa: ARG001
     """The scale of latent ``rows`` that follows them; see `MeanMagnitude`."""
     return MeanMagnitude()
 
 
-def unscaled(rows: Tensor) -> Scale:  # noqa: ARG001
+def unscaled(rows: Tensor) -> ChannelScale:  # noqa: ARG001
     """No scale; see `Unscaled`."""
     return Unscaled()
 
@@ -188,7 +188,7 @@ def unscaled(rows: Tensor) -> Scale:  # noqa: ARG001
 class Binarizer:
     """Makes weights binary; ``scale`` makes the scale of latent rows: `mean_magnitude`, `Learned` or `unscaled`."""
 
-    scale: Callable[[Tensor], Scale] = mean_magnitude
+    scale: Callable[[Tensor], ChannelScale] = mean_magnitude
     estimator: Estimator = Clipped()
     centred: bool = False
 
@@ -251,6 +251,14 @@ def latent_of(synapse: nn.Module) -> Tensor:
             return part.latent(weight)
         weight = part(weight)
     raise no_binary_weight(synapse)
+
+
+def restart_scale(synapse: nn.Module) -> None:
+    """Lets the scale of a binary weight start anew, after its latent weights came from elsewhere."""
+    binary = binary_of(synapse)
+    if binary is None:
+        raise no_binary_weight(synapse)
+    binary.scale.restart(latent_of(synapse))
 
 
 def no_binary_weight(synapse: nn.Module) -> UnsupportedModule:
