@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         RecordedDraws,
         Recurrent,
         Residual,
+        RPReLU,
         Scale,
         Sequence,
+        Shift,
         Sink,
         Static,
         Traits,
@@ -49,19 +51,19 @@ if TYPE_CHECKING:
     from onward.data import ArrayDataset, Batch, Dataset, Loader, from_torch, load
     from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset, SoftReset
     from onward.train import RunConfig
-    from onward.weights import standardize
+    from onward.weights import binarize, standardize
 
 _HOMES = {
     "onward.core": (
         "MSE Add CrossEntropy Delay Events Feedback Frames GradSink Joined KeyedDraws LearningRule Mixed Network "
-        "Neuron Objective Outcome PerStep Rates Readout RecordedDraws Recurrent Residual Scale Sequence Sink Static "
-        "Traits evaluate run_sequence"
+        "Neuron Objective Outcome PerStep RPReLU Rates Readout RecordedDraws Recurrent Residual Scale Sequence Shift "
+        "Sink Static Traits evaluate run_sequence"
     ),
     "onward.core.errors": "OnwardError",
     "onward.data": "ArrayDataset Batch Dataset Loader from_torch load",
     "onward.neurons": "IF LI LIF AdaptiveLIF Affine CubaLIF HardReset SoftReset",
     "onward.train": "RunConfig",
-    "onward.weights": "standardize",
+    "onward.weights": "binarize standardize",
 }
 __all__ = [
     "IF",
@@ -93,6 +95,7 @@ __all__ = [
     "OnwardError",
     "Outcome",
     "PerStep",
+    "RPReLU",
     "Rates",
     "Readout",
     "RecordedDraws",
@@ -101,11 +104,13 @@ __all__ = [
     "RunConfig",
     "Scale",
     "Sequence",
+    "Shift",
     "Sink",
     "SoftReset",
     "Static",
     "Traits",
     "__version__",
+    "binarize",
     "data",
     "evaluate",
     "from_torch",

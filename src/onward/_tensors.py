@@ -46,8 +46,9 @@ def read_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Memory: a header of at most 16 MiB, then what ``like`` takes. Raises `CheckpointError` naming the first difference.
     """
     given, wanted = header(path), {name: (t.dtype, tuple(t.shape)) for name, t in like.items()}
-    if given != wanted:
-        raise CheckpointError(f"{path}: does not fit this configuration: {_difference(given, wanted)}")
+    words = difference(given, wanted)
+    if words:
+        raise CheckpointError(f"{path}: does not fit this configuration: {words}")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -94,7 +95,10 @@ def _form(entry: Any, name: str, path: Path) -> Form:
         raise CheckpointError(f"{path}: tensor {name!r} has no dtype and shape that are known here") from None
 
 
-def _difference(given: Mapping[str, Form], wanted: Mapping[str, Form]) -> str:
+def difference(given: Mapping[str, Form], wanted: Mapping[str, Form]) -> str:
+    """What ``given`` lacks of ``wanted``, or has besides, or otherwise, in words; nothing where they are the same."""
+    if given == wanted:
+        return ""
     missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or extra:
         return "; ".join(

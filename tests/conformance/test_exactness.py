@@ -39,6 +39,8 @@ def test_ottt_and_sltt_equal_the_loops(hidden: list[int], fidelity: str) -> None
 PLAIN = [
     "conv",
     "standardized",
+    "binary",
+    "shifted",
     "spike-residual",
     "drive-residual",
     "projected-residual",
@@ -76,7 +78,7 @@ def test_sltt_equals_autograd_with_memories_detached(name: str) -> None:
     assert_close(teach(make(name), "sltt", x, y).grads, plain.sltt(body(name), x, step_loss(y)))
 
 
-OPEN = ["conv", "standardized", "spike-residual", "drive-residual", "transposed", "attention", "gated", "if"]
+OPEN = ["conv", "standardized", "binary", "spike-residual", "drive-residual", "transposed", "attention", "gated", "if"]
 
 
 @pytest.mark.parametrize("name", OPEN)

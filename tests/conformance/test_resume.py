@@ -50,6 +50,8 @@ CHOICES = [
     ["--precision", "bf16"],
     ["--model.norm", "batch", "--rule", "sltt"],
     ["--model.norm", "ws"],
+    ["--weights", "binary"],
+    ["--weights", "binary", "--weights.scale", "learned", "--weights.bound", "0.02", "--model.norm", "ws"],
     ["--neuron.learn-threshold", "true", "--rule", "ottt"],
     ["--train.validation", "0.25"],
     ["--train.chunk", "1"],

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from onward.core import Delay, Feedback, Joined, Network, Recurrent, Residual, Scale
+from onward.core import Delay, Feedback, Joined, Network, Recurrent, Residual, RPReLU, Scale, Shift
 from onward.core.attention import Attention, Gate, HeadSums, TokenSums, Veto
 from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset
 from onward.rules import rules
 from onward.surrogates import LocalZO, Triangle
-from onward.weights import standardize
+from onward.weights import Binarizer, Learned, binarize, standardize
 
 STEPS, BATCH, CLASSES, FLAT, MAPS = 6, 4, 5, (12,), (2, 6, 6)
 
@@ -45,6 +45,32 @@ def _standardized() -> nn.Module:
         Scale(2.74),
         nn.Linear(8, CLASSES),
     )
+
+
+def _binary() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        LIF(),
+        binarize(nn.ConvTranspose2d(4, 6, 3, padding=1, groups=2)),
+        LIF(),
+        nn.AvgPool2d(3),
+        nn.Flatten(),
+        Binarizer(Learned, centred=True).apply(standardize(nn.Linear(24, 8))),
+        LIF(),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def _shifted() -> nn.Module:
+    stream = nn.Sequential(Shift(10), LIF(), nn.Linear(10, 10))
+    net = nn.Sequential(
+        nn.Linear(12, 10), RPReLU(10), Residual(stream), RPReLU(10), Shift(10), LIF(), nn.Linear(10, CLASSES)
+    )
+    for module in net.modules():
+        if isinstance(module, Shift | RPReLU):
+            for parameter in module.parameters():
+                nn.init.uniform_(parameter, 0.05, 0.4)
+    return net
 
 
 def _spike_residual() -> nn.Module:
@@ -148,6 +174,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (_mlp, FLAT),
     "conv": (_conv, MAPS),
     "standardized": (_standardized, MAPS),
+    "binary": (_binary, MAPS),
+    "shifted": (_shifted, FLAT),
     "spike-residual": (_spike_residual, FLAT),
     "drive-residual": (_drive_residual, FLAT),
     "projected-residual": (_projected_residual, FLAT),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from onward.core import Delay, Feedback, Joined, Recurrent, Residual
+from onward.core.glue import Fitted
 from onward.neurons import LI, AdaptiveLIF, Affine, CubaLIF, HardReset, Neuron
 
 Loss = Callable[[Tensor], Tensor]
@@ -78,7 +79,7 @@ class Simulation:
         if isinstance(m, Neuron):
             return self._neuron(name, m, x)
         y = m(x)
-        if any(True for _ in m.parameters()) and not isinstance(m, _BatchNorm):
+        if any(True for _ in m.parameters()) and not isinstance(m, _BatchNorm | Fitted):
             self.seen.append((name, m, x, y))
         return y
 

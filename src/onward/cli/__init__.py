@@ -42,6 +42,13 @@ app.command(
     usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.split S] [--data.FIELD VALUE ...] [--json]",
 )
 app.command(
+    "onward.cli.pack:pack",
+    name="pack",
+    help="Write a trained network with one bit for every binary weight.\n\n"
+    "Shows what each layer takes: bytes, and operations in a time step were every input active.",
+    usage="Usage: onward pack RUN [--to FILE] [--json]",
+)
+app.command(
     "onward.cli.compare:compare",
     name="compare",
     help="Train several learning rules and show them side by side.\n\n"

@@ -157,7 +157,8 @@ class Lines(View):
         judged = f" {event.judged_on} {event.score.accuracy:.2f} %" if event.score else ""
         pace = f"{event.samples_per_second:,.0f} samples/s rates {_rates(event.rates)}"
         active = f" active slopes {_rates(event.active)}" if event.active else ""
-        self._line(f"epoch {event.epoch}/{self.start.epochs} {numbers}{judged} {pace}{active}")
+        flips = f" sign flips {_rates(event.flips, 4)}" if event.flips else ""
+        self._line(f"epoch {event.epoch}/{self.start.epochs} {numbers}{judged} {pace}{active}{flips}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
@@ -237,5 +238,5 @@ def _tasks(event: TasksTested) -> str:
     return f"all tasks {when} (%): {row}; mean {mean:.2f}" + (f"; leakage {leaked}" if leaked else "")
 
 
-def _rates(rates: Mapping[str, float]) -> str:
-    return " ".join(f"{name}: {rate:.3f}" for name, rate in rates.items())
+def _rates(rates: Mapping[str, float], digits: int = 3) -> str:
+    return " ".join(f"{name}: {rate:.{digits}f}" for name, rate in rates.items())

@@ -9,7 +9,7 @@ from onward._lazy import lazy
 if TYPE_CHECKING:
     from onward.core.containers import Feedback, Joined, Recurrent, Residual
     from onward.core.draws import Draws, KeyedDraws, RecordedDraws
-    from onward.core.glue import Add, Delay, Scale
+    from onward.core.glue import Add, Delay, RPReLU, Scale, Shift
     from onward.core.network import Network
     from onward.core.neuron import Firing, Neuron
     from onward.core.objective import MSE, CrossEntropy, Mixed, Objective, PerStep, Readout
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "onward.core.draws": "Draws KeyedDraws RecordedDraws",
     "onward.core.containers": "Feedback Joined Recurrent Residual",
-    "onward.core.glue": "Add Delay Scale",
+    "onward.core.glue": "Add Delay RPReLU Scale Shift",
     "onward.core.network": "Network",
     "onward.core.neuron": "Firing Neuron",
     "onward.core.objective": "MSE CrossEntropy Mixed Objective PerStep Readout",
@@ -51,6 +51,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "PerStep",
+    "RPReLU",
     "Rates",
     "Readout",
     "RecordedDraws",
@@ -58,6 +59,7 @@ __all__ = [
     "Residual",
     "Scale",
     "Sequence",
+    "Shift",
     "Sink",
     "Static",
     "Traits",

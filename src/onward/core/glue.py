@@ -1,8 +1,12 @@
-"""Glue of our own, where torch has none: addition, scaling, delay."""
+"""Glue of our own, where torch has none: addition, scaling, learned shifts, delay."""
 
 from __future__ import annotations
 
+from abc import ABC
+
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import prelu
 
 from onward.core.errors import TopologyMismatch
 
@@ -34,6 +38,62 @@ class Scale(nn.Module):
     def extra_repr(self) -> str:
         """The factor."""
         return f"{self.factor:.4g}"
+
+
+class Fitted(nn.Module, ABC):
+    """Glue with parameters of its own, which rules teach as they do those of normalisation layers."""
+
+
+class Shift(Fitted):
+    """x + b_c, a learned offset for each channel (dimension 1 of ``[B, C, ...]``), 0 at first.
+
+    In front of neurons with threshold theta it makes s = H(U - theta + b_c) (RSign of ReActNet, Liu et al. 2020).
+
+    >>> shift = Shift(3)
+    >>> bool((shift(torch.ones(2, 3, 4)) == 1).all())
+    True
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x + b."""
+        return x + per_channel(self.offset, x)
+
+    def extra_repr(self) -> str:
+        """The number of channels."""
+        return f"{len(self.offset)}"
+
+
+class RPReLU(Fitted):
+    """y = PReLU_c(x - gamma_c) + zeta_c: a shift, a slope for what is negative, a shift, all learned (Liu et al. 2020).
+
+    For each channel (dimension 1); shifts start at 0, slopes at ``slope``. With slope 1 and no shifts it is the
+    identity.
+
+    >>> RPReLU(1)(torch.tensor([[-1.0], [1.0]])).flatten().tolist()
+    [-0.25, 1.0]
+    """
+
+    def __init__(self, channels: int, slope: float = 0.25):
+        super().__init__()
+        self.before, self.after = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), slope))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """PReLU(x - gamma) + zeta."""
+        return prelu(x - per_channel(self.before, x), self.slope) + per_channel(self.after, x)
+
+    def extra_repr(self) -> str:
+        """The number of channels."""
+        return f"{len(self.slope)}"
+
+
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` ``[C]`` so that they broadcast to ``like`` ``[B, C, ...]``."""
+    return values.view(-1, *[1] * (like.dim() - 2))
 
 
 class Delay(nn.Module):

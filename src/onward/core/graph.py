@@ -17,7 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from onward.core.errors import UnsupportedModule
-from onward.core.glue import Delay
+from onward.core.glue import Delay, Fitted
 from onward.core.neuron import Neuron
 
 
@@ -116,7 +116,7 @@ def kind_of(name: str, module: nn.Module) -> Kind:
             f"{name or 'the network'} is {type(module).__name__}, which is more than one map of its input; use "
             "synapses such as nn.Linear with neurons between them, and Recurrent for a layer that hears itself"
         )
-    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | _InstanceNorm):
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | _InstanceNorm | nn.PReLU | Fitted):
         return Kind.GLUE
     own = list(module.parameters(recurse=False))
     if own or parametrize.is_parametrized(module):

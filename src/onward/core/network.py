@@ -64,7 +64,7 @@ class Network(nn.Module):
 
     @property
     def fitted_glue(self) -> list[Node]:
-        """Glue with parameters of its own, such as normalisation layers."""
+        """Glue with parameters of its own, such as normalisation layers and learned shifts."""
         kinds = (Kind.NORM, Kind.GLUE, Kind.JOIN)
         return [n for n in self.nodes if n.kind in kinds and any(True for _ in n.module.parameters())]
 

@@ -26,6 +26,7 @@ from onward.optim import allocate_state
 
 STATE, HASHES, COMMIT = "state.json", "hashes.json", "COMMIT"
 PARTS = ("network", "rule", "transform", "optimizer")
+NETWORK = "network.safetensors"
 FILES = frozenset({STATE, *(f"{part}.safetensors" for part in PARTS)})
 MOST_JSON_BYTES = 2**20
 

@@ -17,6 +17,7 @@ from onward.neurons import neurons
 from onward.optim import optimizers
 from onward.rules import rules
 from onward.transforms import TransformChoice, transforms
+from onward.weights import weight_kinds
 
 DataField = Annotated[SerializeAsAny[Choice], BeforeValidator(datasets.parse)]
 StreamField = Annotated[SerializeAsAny[Choice], BeforeValidator(streams.parse)]
@@ -24,6 +25,7 @@ ModelField = Annotated[SerializeAsAny[Choice], BeforeValidator(models.parse)]
 NeuronField = Annotated[SerializeAsAny[Choice], BeforeValidator(neurons.parse)]
 RuleField = Annotated[SerializeAsAny[Choice], BeforeValidator(rules.parse)]
 ObjectiveField = Annotated[SerializeAsAny[Choice], BeforeValidator(objectives.parse)]
+WeightsField = Annotated[SerializeAsAny[Choice], BeforeValidator(weight_kinds.parse)]
 OptimField = Annotated[SerializeAsAny[Choice], BeforeValidator(optimizers.parse)]
 
 
@@ -72,6 +74,9 @@ class TrainConfig(BaseModel):
     compile: bool = Field(
         default=False, description="torch.compile for recurrences that have no kernel; needs a C++ compiler on a CPU"
     )
+    init_from: str | None = Field(
+        default=None, description="folder of an earlier run, whose weights training starts from; none: fresh ones"
+    )
     out: str = Field(default="runs", description="folder in which the run's folder is made")
 
     @model_validator(mode="after")
@@ -97,6 +102,9 @@ class RunConfig(BaseModel):
     data: DataField = Field(default=datasets.parse("mnist"), description="what is learned")
     stream: StreamField = Field(default=streams.parse("none"), description="tasks that are learned one after the other")
     model: ModelField = Field(default=models.parse("mlp"), description="the network's layers")
+    weights: WeightsField = Field(
+        default=weight_kinds.parse("real"), description="what the layers compute with: real numbers, or one bit each"
+    )
     neuron: NeuronField = Field(default=neurons.parse("lif"), description="the neurons between the layers")
     rule: RuleField = Field(default=rules.parse("opzo"), description="how credit is assigned")
     transform: TransformChoice = Field(

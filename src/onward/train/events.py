@@ -49,7 +49,7 @@ class EpochDone(Event):
 
     ``skipped`` counts mini-batches that were left out; ``alarms`` name layers that are silent or saturated; ``active``
     is the share of slopes that were not zero, by layer, as last looked at, for surrogates that count them. ``lesson``
-    is the part of a stream at hand.
+    is the part of a stream at hand. ``flips`` is the share of binary weights whose sign changed, by synapse.
     """
 
     epoch: int
@@ -63,6 +63,7 @@ class EpochDone(Event):
     judged_on: str
     lesson: int = 0
     skipped: int = 0
+    flips: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[str, ...] = ()
 
 

@@ -187,6 +187,7 @@ class _Run:
             lesson=self.progress.lesson,
             judged_on="validation" if self.parts.validation else "test",
             skipped=sums.skipped,
+            flips=self.parts.flips.since(),
             alarms=tuple(alarms(judged.rates if judged else sums.rates)),
         )
         for text in (*self.parts.rule.warnings(), *self.parts.sink.warnings(), *event.alarms):

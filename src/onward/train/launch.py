@@ -25,7 +25,8 @@ from onward.train.folder import RunFolder, write_json
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.memory import meter
-from onward.train.parts import Parts, assemble, build_network, check_device
+from onward.train.networks import trained_network
+from onward.train.parts import Parts, assemble, check_device
 from onward.train.score import score
 from onward.train.state import Fitted
 
@@ -157,10 +158,7 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
 
 def load_network(folder: RunFolder, device: str) -> Network:
     """The trained network of a run; needs none of the data it was trained on."""
-    interface = folder.interface()
-    net = build_network(folder.config(), interface)
-    checkpoint.read_modules(folder.trained(), net)
-    return net.to(check_device(device))
+    return trained_network(folder).to(check_device(device))
 
 
 def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:

@@ -16,9 +16,9 @@ from onward.optim.meta import Look, Optimizee
 from onward.rules import rules
 from onward.train.folder import Interface
 from onward.train.meta_config import MetaRecipe
+from onward.train.networks import build_network
 from onward.train.parts import (
     PRODUCTS,
-    build_network,
     check_device,
     hold_out,
     resolve_chunk,
@@ -86,6 +86,8 @@ class Tasks:
 
     def __init__(self, recipe: MetaRecipe):
         self.recipe, run = recipe, recipe.run
+        if run.train.init_from is not None:
+            raise ConfigError("every task is a fresh network, and train.init_from names weights to start from; drop it")
         self.device = check_device(run.device)
         if run.train.threads is not None:
             torch.set_num_threads(run.train.threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -25,8 +24,8 @@ from onward.core import (
     run_sequence,
 )
 from onward.core.errors import ConfigError
-from onward.core.glue import Heads, turn
-from onward.core.graph import Kind, children
+from onward.core.glue import turn
+from onward.core.graph import Kind
 from onward.core.group import ALONE, Group, Share
 from onward.core.interpret import Record, shapes
 from onward.core.objective import objectives
@@ -34,14 +33,15 @@ from onward.core.run import auto_chunk, fit_chunk
 from onward.data import Batch, Dataset, Loader, Subset, augmentation
 from onward.data.loader import Mixed
 from onward.data.streams import Stream, StreamChoice, streams
-from onward.models import models
-from onward.neurons import neurons
 from onward.optim import files_read, optimizers, parameter_groups, schedules
 from onward.rules import rules
+from onward.train.bounds import bounded
 from onward.train.checkpoint import Trained
 from onward.train.config import RunConfig, known_device
+from onward.train.flips import Flips
 from onward.train.folder import Interface
 from onward.train.leakage import Starts
+from onward.train.networks import build_network, start
 from onward.train.update import Updater
 from onward.transforms import Transform, Updates, freeze_after_first, transforms
 from onward.transforms.choices import ProjectionOptions
@@ -64,6 +64,7 @@ class Parts:
     trained: Trained
     stream: Stream
     starts: Starts
+    flips: Flips
     lesson: int
     loader: Loader
     validation: Loader | None
@@ -176,7 +177,9 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     first = stream.tasks[0].split.train
     steps = resolve_steps(first, config.train.steps)
     interface = Interface(tuple(first.features), stream.classes, stream.heads)
-    net = build_network(config, interface).to(device)
+    net = build_network(config, interface)
+    files = {**files_read(config.optim), **start(config, net)}
+    net = net.to(device)
     config = config.model_copy(update={"objective": resolve_objective(config)})
     rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
@@ -188,8 +191,9 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     config = config.model_copy(update={"train": config.train.model_copy(update=resolved)})
     loader, held = _lesson(config, stream, 0, group)
     grads = GradSink(net, PRODUCTS[config.precision], group)
-    sink, starts = _transform(config, net, grads, rule, draws, stream), Starts(net, len(stream.lessons) > 1)
-    updater = learner(config.optim, net, rule, sink, config.train.epochs * len(loader), sink.guard)
+    sink = _transform(config, net, grads, rule, draws, stream)
+    starts, flips = Starts(net, len(stream.lessons) > 1), Flips(net)
+    updater = _learner_of(config, net, rule, sink, config.train.epochs * len(loader))
     parts = Parts(
         net=net,
         rule=rule,
@@ -198,9 +202,10 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         sink=sink,
         updater=updater,
         draws=draws,
-        trained=Trained(net, rule, updater.optimizer, remembered(sink, starts)),
+        trained=Trained(net, rule, updater.optimizer, remembered(sink, starts, flips)),
         stream=stream,
         starts=starts,
+        flips=flips,
         lesson=0,
         loader=loader,
         validation=held,
@@ -210,7 +215,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         chunk=chunk,
         group=group,
         norms=group if config.train.norm == "synchronised" else ALONE,
-        files=files_read(config.optim),
+        files=files,
     )
     check_parts(parts)
     parts.equalise()
@@ -227,16 +232,16 @@ def turned(parts: Parts, config: RunConfig, lesson: int) -> Parts:
         freeze_after_first(parts.net, parts.sink)
     loader, held = _lesson(config, parts.stream, lesson, parts.group)
     total = config.train.epochs * len(loader)
-    updater = learner(config.optim, parts.net, parts.rule, parts.sink, total, parts.sink.guard)
+    updater = _learner_of(config, parts.net, parts.rule, parts.sink, total)
     trained = replace(parts.trained, optimizer=updater.optimizer)
     found = replace(parts, lesson=lesson, loader=loader, validation=held, updater=updater, trained=trained)
     check_parts(found)
     return found
 
 
-def remembered(transform: Transform, starts: Starts) -> nn.Module:
-    """What is kept of earlier tasks, for checkpoints."""
-    return nn.ModuleDict({"transform": transform.modules, "starts": starts})
+def remembered(transform: Transform, starts: Starts, flips: Flips) -> nn.Module:
+    """What is kept of earlier tasks and epochs, for checkpoints."""
+    return nn.ModuleDict({"transform": transform.modules, "starts": starts, "flips": flips})
 
 
 def _lesson(config: RunConfig, stream: Stream, lesson: int, group: Group) -> tuple[Loader, Loader | None]:
@@ -313,17 +318,6 @@ def check_parts(parts: Parts) -> None:
             )
 
 
-def build_network(config: RunConfig, interface: Interface) -> Network:
-    """The configured network for what it takes and gives, with initial weights fixed by the seed."""
-    torch.manual_seed(config.seed)
-    outputs = interface.classes * interface.heads
-    net = models.build(config.model, interface.features, outputs, lambda: neurons.build(config.neuron))
-    if interface.heads == 1:
-        return net
-    heads = Heads(interface.heads, interface.classes)
-    return Network(nn.Sequential(OrderedDict((*children(net), ("heads", heads)))))
-
-
 def check_device(device: str) -> str:
     """``device``, if it is there; raises `ConfigError` with the fix."""
     if known_device(device) == "cpu":
@@ -387,6 +381,11 @@ def learner(
         raise ConfigError("the network has no parameters to train; add a layer with weights")
     optimizer, schedule = optimizers.build(options, groups), schedules.build(options.schedule)
     return Updater(sink, optimizer, schedule, total, options.clip, net, rule, updates=guard(optimizer))
+
+
+def _learner_of(config: RunConfig, net: Network, rule: LearningRule, sink: Transform, total: int) -> Updater:
+    """As `learner`; what a run is configured to do around every step is done."""
+    return learner(config.optim, net, rule, sink, total, lambda optimizer: bounded(config, net, sink.guard(optimizer)))
 
 
 def _transform(

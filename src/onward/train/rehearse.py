@@ -11,6 +11,7 @@ from torch import Tensor
 from onward.data import Dataset, Loader, Subset
 from onward.data.streams import StreamChoice
 from onward.optim import OptimOptions
+from onward.train.bounds import bounded
 from onward.train.config import RunConfig
 from onward.train.parts import Parts, learner
 from onward.transforms import Trusted
@@ -47,7 +48,8 @@ def rehearse(parts: Parts, config: RunConfig) -> None:
     ]
     places = list(product(range(choice.replay_epochs), range(min(map(len, loaders)))))
     options = cast(OptimOptions, config.optim).model_copy(update={"lr": choice.replay_lr})
-    updater = learner(options, parts.net, parts.rule, parts.grads, len(places), lambda optimizer: Trusted())
+    updates = bounded(config, parts.net, Trusted())
+    updater = learner(options, parts.net, parts.rule, parts.grads, len(places), lambda optimizer: updates)
     for update, place in enumerate(places):
         updater.begin(update)
         for task, loader in enumerate(loaders):

@@ -77,9 +77,9 @@ class Updater:
             clip_grads_with_norm_(self.named.values(), self.clip, norm)
         self.updates.before()
         self.optimizer.step()
-        self.updates.after()
         self.optimizer.zero_grad(set_to_none=True)
         descend(drawn, self.optimizer.param_groups)
+        self.updates.after()
         _checked_norm({name: p.detach() for name, p in self.named.items()}, "")
 
     @property

@@ -37,8 +37,9 @@ def _check_synapse(net: Network, node: Node) -> None:
     kind = parametrize.type_before_parametrizations(node.module).__name__
     if parametrize.is_parametrized(node.module):
         raise UnsupportedModule(
-            f"{node} computes with a weight that is made of another one (standardised or restricted), which does not "
-            f"move as its gradient says; use plain weights, with normalisation between layers if need be, {leave}"
+            f"{node} computes with a weight that is made of another one (standardised, restricted or binary), which "
+            "does not move as its gradient says; use plain weights, with normalisation between layers if need be, "
+            f"{leave}"
         )
     if "weight" not in effective(node.module) or ops_of(node.module).reads(node.module) is None:
         raise UnsupportedModule(
