@@ -7,7 +7,8 @@ from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Sav
 from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
-from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, load_network, train
+from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, train
+from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
 from onward.train.resume import resume
 from onward.train.score import Score, score

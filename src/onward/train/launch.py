@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from onward.core import Network, evaluate
+from onward.core import evaluate
 from onward.core.errors import ShapeError
 from onward.core.group import ALONE, Group
 from onward.core.objective import objectives
@@ -25,7 +25,8 @@ from onward.train.folder import RunFolder, write_json
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.memory import meter
-from onward.train.parts import Parts, assemble, build_network, check_device
+from onward.train.networks import load_network
+from onward.train.parts import Parts, assemble
 from onward.train.score import score
 from onward.train.state import Fitted
 
@@ -153,14 +154,6 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
     reported = f"epoch {best}, the best on held-out data" if best else f"epoch {progress.epoch}, the last"
     found = score(parts.net, parts.objective, parts.tests[0], parts.device, parts.chunk)
     return found.accuracy, found.loss, reported
-
-
-def load_network(folder: RunFolder, device: str) -> Network:
-    """The trained network of a run; needs none of the data it was trained on."""
-    interface = folder.interface()
-    net = build_network(folder.config(), interface)
-    checkpoint.read_modules(folder.trained(), net)
-    return net.to(check_device(device))
 
 
 def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:

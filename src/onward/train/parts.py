@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -25,8 +23,8 @@ from onward.core import (
     run_sequence,
 )
 from onward.core.errors import ConfigError
-from onward.core.glue import Heads, turn
-from onward.core.graph import Kind, children
+from onward.core.glue import turn
+from onward.core.graph import Kind
 from onward.core.group import ALONE, Group, Share
 from onward.core.interpret import Record, shapes
 from onward.core.objective import objectives
@@ -34,14 +32,15 @@ from onward.core.run import auto_chunk, fit_chunk
 from onward.data import Batch, Dataset, Loader, Subset, augmentation
 from onward.data.loader import Mixed
 from onward.data.streams import Stream, StreamChoice, streams
-from onward.models import models
-from onward.neurons import neurons
+from onward.distil import Teaching, distils
 from onward.optim import files_read, optimizers, parameter_groups, schedules
 from onward.rules import rules
 from onward.train.checkpoint import Trained
-from onward.train.config import RunConfig, known_device
+from onward.train.config import RunConfig
 from onward.train.folder import Interface
 from onward.train.leakage import Starts
+from onward.train.networks import build_network, check_device
+from onward.train.teacher import read_teacher, teacher_files
 from onward.train.update import Updater
 from onward.transforms import Transform, Updates, freeze_after_first, transforms
 from onward.transforms.choices import ProjectionOptions
@@ -57,6 +56,7 @@ class Parts:
     net: Network
     rule: LearningRule
     objective: Objective
+    teaching: Teaching
     grads: GradSink
     sink: Transform
     updater: Updater
@@ -113,13 +113,14 @@ class Parts:
     ) -> Outcome:
         """One sequence of a mini-batch on the device: deposits, and no update but what ``after_step`` does.
 
-        ``number`` keys its draws; deposits go to ``sink``, by default the transform.
+        ``number`` keys its draws; deposits go to ``sink``, by default the transform. A teacher is asked first.
         """
         turn(self.net, batch.task)
+        objective = self.teaching(self.objective, self.net, batch.x, self.chunk)
         return run_sequence(
             self.net,
             self.rule,
-            self.objective,
+            objective,
             batch.x,
             batch.y,
             sink or self.sink,
@@ -176,10 +177,12 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     first = stream.tasks[0].split.train
     steps = resolve_steps(first, config.train.steps)
     interface = Interface(tuple(first.features), stream.classes, stream.heads)
+    teaching = distils.build(config.distil, lambda path: read_teacher(path, interface, device))
     net = build_network(config, interface).to(device)
     config = config.model_copy(update={"objective": resolve_objective(config)})
     rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
+    teaching.check(objective)
     sample = first.batch(torch.arange(1), steps).x.to(device)
     rule.bind(net, objective, sample, draws)
     rule.to(device)
@@ -194,6 +197,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         net=net,
         rule=rule,
         objective=objective,
+        teaching=teaching,
         grads=grads,
         sink=sink,
         updater=updater,
@@ -210,7 +214,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         chunk=chunk,
         group=group,
         norms=group if config.train.norm == "synchronised" else ALONE,
-        files=files_read(config.optim),
+        files={**files_read(config.optim), **teacher_files(config.distil)},
     )
     check_parts(parts)
     parts.equalise()
@@ -311,43 +315,6 @@ def check_parts(parts: Parts) -> None:
             raise ConfigError(
                 f"{judge.size(0)} samples to test on cannot be shared by {size} processes; use fewer processes"
             )
-
-
-def build_network(config: RunConfig, interface: Interface) -> Network:
-    """The configured network for what it takes and gives, with initial weights fixed by the seed."""
-    torch.manual_seed(config.seed)
-    outputs = interface.classes * interface.heads
-    net = models.build(config.model, interface.features, outputs, lambda: neurons.build(config.neuron))
-    if interface.heads == 1:
-        return net
-    heads = Heads(interface.heads, interface.classes)
-    return Network(nn.Sequential(OrderedDict((*children(net), ("heads", heads)))))
-
-
-def check_device(device: str) -> str:
-    """``device``, if it is there; raises `ConfigError` with the fix."""
-    if known_device(device) == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"device {device} was asked for, but torch {torch.__version__} sees no CUDA device; "
-            "use --device cpu, or install a CUDA build of torch and a driver"
-        )
-    index, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-    if index >= count:
-        raise ConfigError(
-            f"device {device} was asked for, but there are {count} (numbered from 0); use --device cuda:0"
-        )
-    _open(device)
-    return device
-
-
-def _open(device: str) -> None:
-    """A first product forward and backward: both threads have a context then, else torch warns that one has none."""
-    one = torch.ones(1, 1, device=device, requires_grad=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        one.mm(one).sum().backward()
 
 
 def resolve_steps(data: Dataset, asked: int | None) -> int:
