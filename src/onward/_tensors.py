@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,9 @@ def difference(given: Mapping[str, Form], wanted: Mapping[str, Form]) -> str:
 def _words(form: Form) -> str:
     dtype, shape = form
     return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+
+
+def fingerprint(path: Path) -> dict[str, int | str]:
+    """What tells whether the file ``path`` is the same: size and hash."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}

@@ -32,7 +32,8 @@ NAMES = [
     "$(true)",
     "`true`",
 ]
-CHOICES = ["rule", "model", "neuron", "objective", "optim", "rule.spatial", "neuron.surrogate", "optim.schedule"]
+CHOICES = ["rule", "model", "neuron", "objective", "optim", "distil", "rule.spatial", "neuron.surrogate"]
+CHOICES += ["optim.schedule"]
 
 
 @pytest.fixture

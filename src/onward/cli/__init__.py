@@ -38,8 +38,9 @@ app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
     help="Test a trained network, on its own or other data.\n\n"
-    "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`.",
-    usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.split S] [--data.FIELD VALUE ...] [--json]",
+    "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`. With --members every "
+    "time step is tested by itself too: a spiking network is an ensemble of its steps.",
+    usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
 )
 app.command(
     "onward.cli.pack:pack",

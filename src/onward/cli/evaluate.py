@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.table import Table
 
 from onward.cli.output import Json, console, emit
-from onward.train import RunFolder, evaluate_run
+from onward.train import Members, RunFolder, evaluate_run, members_of_run
 from onward.train.source import evaluation_data
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
@@ -30,11 +31,15 @@ def evaluate(
     ] = None,
     task: Annotated[int | None, Parameter(help="Of a stream of tasks: which one, counted from 1.")] = None,
     device: Annotated[str, Parameter(help="cpu, cuda or cuda:N.")] = "cpu",
+    members: Annotated[
+        bool, Parameter(negative="", help="Test every time step by itself, and the mean of the first of them.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Tests a trained network. Further --data.FIELD flags say how the data is read, as in `onward train`."""
     folder = RunFolder.open(run)
-    result = evaluate_run(folder, evaluation_data(folder.config(), data, split, tokens, task), device)
+    samples = evaluation_data(folder.config(), data, split, tokens, task)
+    result = evaluate_run(folder, samples, device)
     low, high = result.interval
     out = console(json)
     out.print(
@@ -43,4 +48,25 @@ def evaluate(
         f"{result.samples_per_second:,.0f} samples/s",
         soft_wrap=True,
     )
-    emit(json, asdict(result))
+    found = members_of_run(folder, samples, device) if members else None
+    if found is not None:
+        out.print(_table(found))
+        out.print(_closing(found), soft_wrap=True)
+    emit(json, {**asdict(result), **({} if found is None else {"members": {**asdict(found), "gain": found.gain}})})
+
+
+def _table(found: Members) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("step", "alone", "mean of steps so far", "says otherwise than all"):
+        table.add_column(name, justify="right")
+    for t, shares in enumerate(zip(found.alone, found.together, found.astray, strict=True), 1):
+        table.add_row(str(t), *(f"{share:.2f} %" for share in shares))
+    return table
+
+
+def _closing(found: Members) -> str:
+    steps = len(found.alone)
+    return (
+        f"The mean of {steps} steps gains {found.gain:+.2f} points over a step by itself; two steps disagree on "
+        f"{found.disagreement:.2f} % of the samples."
+    )

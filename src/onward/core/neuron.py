@@ -98,6 +98,18 @@ class _Saturate(torch.autograd.Function):
         return grads[0] * ctx.saved_tensors[0], None
 
 
+@dataclass(frozen=True)
+class Adaptation:
+    """How spikes z raise their own neuron's threshold by ``strength`` A: A[t+1] = ``decay`` A[t] + z[t].
+
+    ``scale`` is the slope d out / d drive over dz / dH, the derivative at the threshold.
+    """
+
+    strength: float
+    decay: float
+    scale: Tensor | float = 1.0
+
+
 class Neuron(nn.Module, ABC):
     """A layer of neurons. It holds no state: membranes travel in the carry of the sequence."""
 
@@ -114,6 +126,11 @@ class Neuron(nn.Module, ABC):
     @property
     def rate_law(self) -> RateLaw | None:
         """Its rate at rest in a steady drive; None where a spike does not cost a fixed charge."""
+        return None
+
+    @property
+    def adapts(self) -> Adaptation | None:
+        """How its spikes raise its threshold; None where they do not."""
         return None
 
     @property

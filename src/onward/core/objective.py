@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
-from onward.core.errors import ConfigError, ShapeError
+from onward.core.errors import ConfigError, ObjectiveMismatch, ShapeError
 from onward.core.registry import Choice, Registry
 from onward.core.trace import ones_trace
 from onward.kernels.scan import leaky_sum
@@ -206,6 +206,17 @@ class Objective(ABC):
         """dL / d mean output ``[B, m]``, over the number of samples; `Reduce.decay` says which mean (readouts only)."""
         raise AssertionError("a per-step objective has no error of the mean output")
 
+    def mixed(self, other: Loss, share: float) -> Objective:
+        """The same objective with (1 - ``share``) of its loss and ``share`` of the ``other``."""
+        raise ObjectiveMismatch(
+            f"{type(self).__name__} does not say how another loss joins its own; use PerStep or Readout, or give it "
+            "a method mixed(other, share)"
+        )
+
+    def logits(self, evidence: Tensor, steps: int) -> Tensor:
+        """What a sequence as a whole says ``[B, m]``, on the scale of what the loss is taken of: the mean output."""
+        return evidence / steps
+
     def predict(self, evidence: Tensor) -> Tensor:
         """The class of each sample."""
         return evidence.argmax(-1)
@@ -257,6 +268,10 @@ class PerStep(Objective):
         """See `Objective.total`."""
         return running.mean()
 
+    def mixed(self, other: Loss, share: float) -> Objective:
+        """See `Objective.mixed`."""
+        return PerStep(Mixed(self.loss, other, share))
+
 
 class Readout(Objective):
     """L = loss(reduce(o), y): cross-entropy of the rate (Mean), of spike counts (Sum), or of the maximum (Max)."""
@@ -285,6 +300,14 @@ class Readout(Objective):
     def total(self, evidence: Tensor, running: Tensor, y: Tensor, steps: int) -> Tensor:
         """See `Objective.total`."""
         return self.loss(self.reduce.finish(evidence, steps), y).mean()
+
+    def mixed(self, other: Loss, share: float) -> Objective:
+        """See `Objective.mixed`."""
+        return Readout(Mixed(self.loss, other, share), self.reduce)
+
+    def logits(self, evidence: Tensor, steps: int) -> Tensor:
+        """See `Objective.logits`: the reduction itself."""
+        return self.reduce.finish(evidence, steps)
 
 
 class LossOptions(Choice):

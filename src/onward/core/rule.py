@@ -52,7 +52,8 @@ class Holds:
     At every hidden layer: ``noise`` draws, each a step in size (``sent``: they travel on with the spikes); ``drives``
     integrated in place of the layer's own, and dense ``credits`` at its spikes, each a chunk in size. At synapses: the
     inputs ``traced`` from chunk to chunk, each a step in size. In bytes: ``sums`` over the sequence that wait in the
-    carry, and what was ``read`` out of buffers for the sequence. ``passes`` are held at the same time.
+    carry, and what was ``read`` out of buffers for the sequence. ``passes`` are held at the same time. ``eligible``
+    lists the synapses with a number for each of their weights and each sample, once for each such number.
     """
 
     noise: int = 0
@@ -63,6 +64,7 @@ class Holds:
     sums: int = 0
     read: int = 0
     passes: int = 1
+    eligible: tuple[int, ...] = ()
 
 
 @dataclass

@@ -145,6 +145,17 @@ def evaluate(
     return Outcome(objective.total(evidence, running, y, x.steps), evidence)
 
 
+@torch.no_grad()
+def logits(net: Network, objective: Objective, x: Sequence, *, chunk: int) -> Tensor:
+    """What ``net``, in evaluation mode, says of each sample of a mini-batch ``[B, m]``: see `Objective.logits`."""
+    evidence = None
+    with evaluating(net):
+        for out in outputs(net, x, chunk=chunk):
+            evidence = objective.reduce(evidence, out)
+    assert evidence is not None
+    return objective.logits(evidence, x.steps)
+
+
 def outputs(
     net: Network,
     x: Sequence,

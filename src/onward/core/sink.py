@@ -53,6 +53,13 @@ class Sink(ABC):
         """
 
     @abstractmethod
+    def contribute(self, node: Node, pre: Presynaptic, grads: Params) -> None:
+        """Adds gradients of the effective weights of a synapse, by name, that are no outer product with ``pre``.
+
+        Each row of them lies in the span of what the synapse heard up to this chunk, of which ``pre`` tells.
+        """
+
+    @abstractmethod
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
         """Adds a gradient that has no pre and post: a gain, a threshold, a local readout."""
 
@@ -126,15 +133,19 @@ class GradSink(Sink):
     @torch.no_grad()
     def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
-        params, module = self._params[node.index], node.module
-        if node.index not in self._grads:
-            self._grads[node.index] = {k: torch.zeros_like(w) for k, w in self._graph[node.index].items()}
-        into = self._grads[node.index]
+        params, module, into = self._params[node.index], node.module, self._into(node)
         if "bias" in into:
             seen = dense(post).flatten(0, 1) if bias_gain is None else weighted_sum(dense(post), bias_gain)
             ops_of(module).bias(module, seen, into)
         for x, memory in pre.terms(post) if isinstance(pre, Trace) else ((pre, post),):
             deposit(module, params, x, memory, into)
+
+    @torch.no_grad()
+    def contribute(self, node: Node, pre: Presynaptic, grads: Params) -> None:
+        """See `Sink.contribute`."""
+        into = self._into(node)
+        for name, grad in grads.items():
+            into[name].add_(grad)
 
     @torch.no_grad()
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
@@ -183,6 +194,12 @@ class GradSink(Sink):
         """See `Sink.discard`."""
         self._grads, self._extra, self._totals, self._drawn = {}, {}, [], []
 
+    def _into(self, node: Node) -> dict[str, Tensor]:
+        """The sums of a synapse's gradients, by name."""
+        if node.index not in self._grads:
+            self._grads[node.index] = {k: torch.zeros_like(w) for k, w in self._graph[node.index].items()}
+        return self._grads[node.index]
+
     def _read(self, name: str, weight: Tensor) -> Tensor:
         """A weight as products see it; biases are added, not multiplied."""
         return weight.detach() if self.products is None or name == "bias" else weight.detach().to(self.products)
@@ -221,6 +238,10 @@ class Forwarding(Sink):
     def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
         self.inner.deposit(node, pre, post, bias_gain)
+
+    def contribute(self, node: Node, pre: Presynaptic, grads: Params) -> None:
+        """See `Sink.contribute`."""
+        self.inner.contribute(node, pre, grads)
 
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
         """See `Sink.add`."""

@@ -14,6 +14,7 @@ from onward.neurons.adaptive import AdaptiveLIF
 from onward.neurons.affine import IF, LIF, Affine, HardReset, Reset, SoftReset
 from onward.neurons.filtered import LI, CubaLIF
 from onward.neurons.graded import Graded, GradedIF, GradedLIF
+from onward.neurons.rectified import Rectifier
 from onward.surrogates import SurrogateChoice, surrogates
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "GradedLIF",
     "HardReset",
     "Neuron",
+    "Rectifier",
     "SoftReset",
     "neurons",
     "resets",
@@ -197,6 +199,7 @@ neurons.register(
     lambda c: AdaptiveLIF(_leaky(c), c.adaptation, c.adaptation_decay),
     "LIF whose threshold rises with every spike",
 )
+neurons.register("relu", Choice, lambda choice: Rectifier(), "max(0, x), no spikes: a ReLU network, such as a teacher")
 
 neurons.register(
     "dsr-if",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onward.core.neuron import Draw, Firing, Neuron, State, undrawn
+from onward.core.neuron import Adaptation, Draw, Firing, Neuron, State, undrawn
 from onward.neurons.affine import Affine, leak
 from onward.surrogates import Surrogate
 
@@ -39,6 +39,11 @@ class AdaptiveLIF(Neuron):
     def exact_zeros(self) -> bool:
         """See `Neuron.exact_zeros`."""
         return self.membrane.exact_zeros
+
+    @property
+    def adapts(self) -> Adaptation | None:
+        """See `Neuron.adapts`."""
+        return Adaptation(self.adaptation, self.adaptation_decay, self.membrane.gain * self.membrane.height)
 
     def start(self, like: Tensor) -> State:
         """See `Neuron.start`: the membrane, then the adaptation."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,6 @@ def read_cell(path: Path) -> Cell:
     if not all(bool(parameter.isfinite().all()) for parameter in cell.parameters()):
         raise CheckpointError(f"{path}: holds NaN or infinity; {HOW_TO_MAKE_ONE}")
     return cell
-
-
-def fingerprint(path: Path) -> dict[str, int | str]:
-    """What tells whether the file ``path`` is the same: size and hash."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onward._tensors import fingerprint
 from onward.core.errors import ConfigError, Divergence
 from onward.optim.cell import Cell
-from onward.optim.cell_file import HOW_TO_MAKE_ONE, fingerprint, read_cell
+from onward.optim.cell_file import HOW_TO_MAKE_ONE, read_cell
 from onward.optim.closure import worked_out
 from onward.optim.features import State
 from onward.optim.optimizers import Groups, OptimOptions, ScheduleChoice, optimizers

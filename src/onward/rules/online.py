@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onward.core.draws import Draws
-from onward.core.errors import ConfigError, TopologyMismatch
+from onward.core.errors import ConfigError
 from onward.core.graph import Node
 from onward.core.interpret import (
     CreditWalk,
@@ -40,18 +40,16 @@ from onward.credit.base import (
     Head,
     Local,
     LocalChoice,
-    Port,
     Spatial,
     SpatialChoice,
     Temporal,
     TemporalChoice,
 )
+from onward.credit.ports import NOWHERE, check_paths, output_port
 from onward.credit.posts import Posts
 from onward.kernels.rows import SparseRows
 from onward.kernels.scan import shift
 from onward.rules.registry import NormScope, norms_of, rules
-
-OUTPUT = "output"
 
 
 class Online(LearningRule):
@@ -79,7 +77,7 @@ class Online(LearningRule):
         self.temporal, self.spatial, self.local = temporal, spatial, local
         self.every_step, self.error_delay = every_step, error_delay
         self.norms = norms or PerStep()
-        self._port = Port(OUTPUT, 0, ())
+        self._port = NOWHERE
         self._cautions: list[str] = []
 
     @property
@@ -100,14 +98,9 @@ class Online(LearningRule):
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
         """See `LearningRule.allocate`; raises `TopologyMismatch` for networks whose layers no error can reach."""
         sizes = shapes(net, sample, draws)
-        if len(sizes[-1]) != 1:
-            raise TopologyMismatch(
-                f"the network's output has features {list(sizes[-1])}; an online rule needs one number per class: "
-                "end the network with nn.Flatten() and a linear readout"
-            )
-        self._check_paths(net)
+        self._port = output_port(net, sizes)
+        check_paths(net, self.spatial.crosses_spikes)
         self.temporal.check(sample.steps)
-        self._port = Port(OUTPUT, sizes[-1][0], tuple(net.hidden))
         ports = [self._port, *self.local.allocate(net, sizes, sizes[-1][0], draws)]
         self.spatial.allocate(net, sizes, ports, draws)
         self._cautions = [*self._late_errors(sample.steps), *self.spatial.cautions(net, sample.steps)]
@@ -233,22 +226,6 @@ class Online(LearningRule):
 
     def _spike_trace(self, lesson: Lesson, record: Record, node: Node) -> Presynaptic:
         return self.temporal.toward_output(lesson.net, node, record.firings[node.index].out, lesson.carry)
-
-    def _check_paths(self, net: Network) -> None:
-        for node in net.synapses:
-            if net.reader(node) is None and not net.exposed(node):
-                raise TopologyMismatch(
-                    f"the drive of {node} passes a delay or another synapse before it reaches a neuron, and an online "
-                    "rule takes credit from the next neuron of the same step; put the Delay before the synapse, a "
-                    "neuron between the synapses, or use rule 'bptt'"
-                )
-        if self.spatial.crosses_spikes:
-            for node in net.hidden:
-                if not net.reaches_output(node):
-                    raise TopologyMismatch(
-                        f"every way from {node} to the output passes a delay, and spatial back-propagation stays "
-                        "within a step; use direct feedback (spatial 'dfa', 'dkp', 'opzo'), or rule 'bptt'"
-                    )
 
 
 class OnlineOptions(Choice):

@@ -7,7 +7,9 @@ from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Sav
 from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
-from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, load_network, train
+from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, members_of_run, train
+from onward.train.members import Members, members
+from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
 from onward.train.resume import resume
 from onward.train.score import Score, score
@@ -23,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Fitted",
+    "Members",
     "OnEvent",
     "Parts",
     "Progress",
@@ -41,6 +44,8 @@ __all__ = [
     "fit",
     "load",
     "load_network",
+    "members",
+    "members_of_run",
     "parse_tokens",
     "resume",
     "score",

@@ -12,6 +12,7 @@ from onward.core.objective import objectives
 from onward.core.registry import Choice
 from onward.data import datasets
 from onward.data.streams import streams
+from onward.distil import DistilChoice, distils
 from onward.models import models
 from onward.neurons import neurons
 from onward.optim import optimizers
@@ -112,6 +113,9 @@ class RunConfig(BaseModel):
     )
     objective: ObjectiveField = Field(
         default=objectives.parse({"name": "per-step", "kappa": 0.05}), description="what is minimised"
+    )
+    distil: DistilChoice = Field(
+        default=distils.parse("none"), description="whose word counts beside that of the labels"
     )
     optim: OptimField = Field(default=optimizers.parse("adam"), description="how gradients become updates")
     train: TrainConfig = Field(default=TrainConfig(), description="how long, how much at a time, what is kept")

@@ -254,14 +254,16 @@ class WithinSteps(Scene):
         Traces and sums of before are held until the end, for what may start from them again.
         """
         traces = sum(self.stage.step(self.outline.read(n)) for n in self.net.synapses if n.index in holds.traced)
+        eligible = [self.products.of_samples(self.net.nodes[index]) for index in holds.eligible]
         self.drop(SUMS)
-        self.hold(SUMS, self.masks + holds.read + (0 if first else traces + holds.sums))
+        self.hold(SUMS, self.masks + holds.read + (0 if first else traces + holds.sums + sum(eligible)))
         self.graph = part and self.crosses
         self.forward(steps, holds)
         self.remember(steps, more, holds)
         self.hold(SUMS, traces if more else 0)
         if part:
             self.teach(steps, holds)
+        self.hold(SUMS, sum(eligible) if first else 0)
         self.drop(CREDIT)
         self.hold(SUMS, holds.sums)
         # One layer at a time, an amount is made in two copies, and a sum with it: about as much as all sums, once.

@@ -24,9 +24,10 @@ from onward.train.fit import fit
 from onward.train.folder import RunFolder, write_json
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
+from onward.train.members import Members, members
 from onward.train.memory import meter
-from onward.train.networks import trained_network
-from onward.train.parts import Parts, assemble, check_device
+from onward.train.networks import load_network
+from onward.train.parts import Parts, assemble
 from onward.train.score import score
 from onward.train.state import Fitted
 
@@ -156,22 +157,10 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
     return found.accuracy, found.loss, reported
 
 
-def load_network(folder: RunFolder, device: str) -> Network:
-    """The trained network of a run; needs none of the data it was trained on."""
-    return trained_network(folder).to(check_device(device))
-
-
 def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:
     """The run's network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
-    config, interface = folder.config(), folder.interface()
-    if tuple(data.features) != interface.features:
-        raise ShapeError(
-            f"{data.name} has samples of shape {list(data.features)}; this network was trained on "
-            f"{list(interface.features)}"
-        )
-    net, objective = load_network(folder, device), objectives.build(config.objective)
-    loader = Loader(data, config.train.batch_size, data.steps or config.train.steps or 1, shuffle=False)
-    chunk = min(config.train.chunk or MOST_STEPS, loader.steps)
+    net, loader, chunk = _to_test(folder, data, device)
+    objective = objectives.build(folder.config().objective)
     batch = next(iter(loader.epoch(0)))
     x, y = batch.x.to(device), batch.y.to(device)
     with meter(device) as measured:
@@ -188,6 +177,24 @@ def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evalu
         peak_bytes=measured.peak_bytes,
         rates=result.rates,
     )
+
+
+def members_of_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Members:
+    """What each time step of the run's network knows of ``data``; raises `ShapeError` where the samples do not fit."""
+    net, loader, chunk = _to_test(folder, data, device)
+    return members(net, loader, device, chunk)
+
+
+def _to_test(folder: RunFolder, data: Dataset, device: str) -> tuple[Network, Loader, int]:
+    """The run's network, mini-batches of ``data`` for it, and the chunk that they are walked through in."""
+    config, interface = folder.config(), folder.interface()
+    if tuple(data.features) != interface.features:
+        raise ShapeError(
+            f"{data.name} has samples of shape {list(data.features)}; this network was trained on "
+            f"{list(interface.features)}"
+        )
+    loader = Loader(data, config.train.batch_size, data.steps or config.train.steps or 1, shuffle=False)
+    return load_network(folder, device), loader, min(config.train.chunk or MOST_STEPS, loader.steps)
 
 
 def interval(percent: float, samples: int) -> tuple[float, float]:

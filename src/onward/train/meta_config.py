@@ -89,7 +89,10 @@ class MetaRecipe:
             raise ConfigError(f"{chosen.label} has no say here: the optimiser is what is trained; see --meta.lr")
         table = apply([*filter(_is_meta, request.recipe), *filter(_is_meta, request.flags)], _Table())
         rest = Request(_others(request.recipe), _others(request.flags))
-        return cls(rest.over(RunConfig()), table.meta)
+        run = rest.over(RunConfig())
+        if run.distil.name != "none":
+            raise ConfigError("a learned optimiser is trained on labels alone; leave out --distil")
+        return cls(run, table.meta)
 
     def tables(self) -> dict[str, Any]:
         """As a recipe: plain values by table."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -33,15 +32,18 @@ from onward.core.run import auto_chunk, fit_chunk
 from onward.data import Batch, Dataset, Loader, Subset, augmentation
 from onward.data.loader import Mixed
 from onward.data.streams import Stream, StreamChoice, streams
+from onward.distil import Teaching, distils
 from onward.optim import files_read, optimizers, parameter_groups, schedules
 from onward.rules import rules
 from onward.train.bounds import bounded
 from onward.train.checkpoint import Trained
-from onward.train.config import RunConfig, known_device
+from onward.train.config import RunConfig
 from onward.train.flips import Flips
 from onward.train.folder import Interface
+from onward.train.inherit import start
 from onward.train.leakage import Starts
-from onward.train.networks import build_network, start
+from onward.train.networks import build_network, check_device
+from onward.train.teacher import read_teacher, teacher_files
 from onward.train.update import Updater
 from onward.transforms import Transform, Updates, freeze_after_first, transforms
 from onward.transforms.choices import ProjectionOptions
@@ -57,6 +59,7 @@ class Parts:
     net: Network
     rule: LearningRule
     objective: Objective
+    teaching: Teaching
     grads: GradSink
     sink: Transform
     updater: Updater
@@ -114,13 +117,14 @@ class Parts:
     ) -> Outcome:
         """One sequence of a mini-batch on the device: deposits, and no update but what ``after_step`` does.
 
-        ``number`` keys its draws; deposits go to ``sink``, by default the transform.
+        ``number`` keys its draws; deposits go to ``sink``, by default the transform. A teacher is asked first.
         """
         turn(self.net, batch.task)
+        objective = self.teaching(self.objective, self.net, batch.x, self.chunk)
         return run_sequence(
             self.net,
             self.rule,
-            self.objective,
+            objective,
             batch.x,
             batch.y,
             sink or self.sink,
@@ -177,12 +181,14 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     first = stream.tasks[0].split.train
     steps = resolve_steps(first, config.train.steps)
     interface = Interface(tuple(first.features), stream.classes, stream.heads)
+    teaching = distils.build(config.distil, lambda path: read_teacher(path, interface, device))
     net = build_network(config, interface)
-    files = {**files_read(config.optim), **start(config, net)}
+    files = {**files_read(config.optim), **teacher_files(config.distil), **start(config, net)}
     net = net.to(device)
     config = config.model_copy(update={"objective": resolve_objective(config)})
     rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
+    teaching.check(objective)
     sample = first.batch(torch.arange(1), steps).x.to(device)
     rule.bind(net, objective, sample, draws)
     rule.to(device)
@@ -198,6 +204,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         net=net,
         rule=rule,
         objective=objective,
+        teaching=teaching,
         grads=grads,
         sink=sink,
         updater=updater,
@@ -316,32 +323,6 @@ def check_parts(parts: Parts) -> None:
             raise ConfigError(
                 f"{judge.size(0)} samples to test on cannot be shared by {size} processes; use fewer processes"
             )
-
-
-def check_device(device: str) -> str:
-    """``device``, if it is there; raises `ConfigError` with the fix."""
-    if known_device(device) == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"device {device} was asked for, but torch {torch.__version__} sees no CUDA device; "
-            "use --device cpu, or install a CUDA build of torch and a driver"
-        )
-    index, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-    if index >= count:
-        raise ConfigError(
-            f"device {device} was asked for, but there are {count} (numbered from 0); use --device cuda:0"
-        )
-    _open(device)
-    return device
-
-
-def _open(device: str) -> None:
-    """A first product forward and backward: both threads have a context then, else torch warns that one has none."""
-    one = torch.ones(1, 1, device=device, requires_grad=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        one.mm(one).sum().backward()
 
 
 def resolve_steps(data: Dataset, asked: int | None) -> int:

@@ -51,6 +51,10 @@ class Products:
         """Bytes of the weights that the products read."""
         return sum(shape.numel() for shape in self.outline.weights[node.index].values()) * self.item
 
+    def of_samples(self, node: Node) -> int:
+        """Bytes of a number for every weight, place of the output and sample."""
+        return self.weight(node) * self.outline.layers[node.index].places * self.batch
+
     def rows(self, node: Node, steps: int) -> float:
         """Bytes of the list of what is not zero in a chunk that the synapse reads; 0 where there is none."""
         if not self.listed(node, steps):

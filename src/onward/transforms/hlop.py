@@ -26,6 +26,7 @@ from onward.core.graph import Node
 from onward.core.network import Network
 from onward.core.rule import LearningRule
 from onward.core.sink import Sink
+from onward.core.synapse import Params
 from onward.core.trace import Postsynaptic, Presynaptic
 from onward.transforms.base import Transform
 from onward.transforms.growth import Filled, Growth
@@ -125,11 +126,13 @@ class Hlop(Transform):
 
     def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`: the inputs are learned from, the deposit goes on unchanged."""
-        site = self._by_node.get(node.index)
-        if self._within and site is not None:
-            with torch.no_grad():
-                site.see(pre)
+        self._see(node, pre)
         super().deposit(node, pre, post, bias_gain)
+
+    def contribute(self, node: Node, pre: Presynaptic, grads: Params) -> None:
+        """See `Sink.contribute`: as for `deposit`."""
+        self._see(node, pre)
+        super().contribute(node, pre, grads)
 
     def add(self, parameter: nn.Parameter, grad: Tensor) -> None:
         """See `Sink.add`; raises `ConfigError` for a protected weight, whose inputs are not told."""
@@ -226,6 +229,12 @@ class Hlop(Transform):
             return None
         key = Key("patches", node.name, int(self.state.updates))
         return self.draws.subset(key, places, max(1, round(self.share * places)))
+
+    def _see(self, node: Node, pre: Presynaptic) -> None:
+        site = self._by_node.get(node.index)
+        if self._within and site is not None:
+            with torch.no_grad():
+                site.see(pre)
 
     def _projecting(self, subspace: Subspace) -> Callable[[dict[str, Tensor]], None]:
         def change(grads: dict[str, Tensor]) -> None:

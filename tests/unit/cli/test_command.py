@@ -83,6 +83,13 @@ def test_train_then_eval_then_json(flags: list[str], capsys: pytest.CaptureFixtu
     assert last_line(capsys.readouterr().out)["samples"] == 60
     assert main(["eval", trained["run"], "--data.split", "train", "--json"]) == 0
     assert last_line(capsys.readouterr().out)["samples"] == 48
+    assert main(["eval", trained["run"], "--members"]) == 0
+    table = capsys.readouterr().out
+    assert all(words in table for words in ("mean of steps so far", "The mean of 3 steps gains"))
+    assert main(["eval", trained["run"], "--members", "--json"]) == 0
+    members = last_line(capsys.readouterr().out)["members"]
+    assert len(members["alone"]) == 3
+    assert members["together"][-1] == pytest.approx(own["test_accuracy"])
 
 
 def test_lines_without_control_codes_where_there_is_no_terminal(

@@ -22,7 +22,7 @@ from onward.optim import parameter_groups
 from onward.train import RunFolder, assemble, fit, load_network, memory, parse_tokens, resume
 from onward.train.flips import Flips
 from onward.train.folder import DATA
-from onward.train.networks import hand_over
+from onward.train.inherit import hand_over
 from onward.weights import Binarizer, Learned, binarize, latents
 from onward.weights.binary import binary_of, latent_of
 from reference.runs import cut, straight

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.data import datasets
+from onward.distil import distils
 from onward.models import models
 from onward.neurons import neurons
 from onward.optim import optimizers, schedules
@@ -45,6 +46,7 @@ CHOICES = [
     *(("model", name) for name in models.names()),
     *(("neuron", name) for name in neurons.names()),
     *(("optim", name) for name in optimizers.names()),
+    *(("distil", name) for name in distils.names()),
     *(("optim.schedule", name) for name in schedules.names()),
 ]
 

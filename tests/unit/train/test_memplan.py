@@ -66,6 +66,7 @@ FEW = [
     "--rule bptt --train.steps 4 --train.chunk 2 --train.batch-size 16 --model layers --model.spec 8C3-MP2-16C3-FC "
     "--model.norm batch",
     "--rule zo --train.steps 4 --train.chunk 4 --train.batch-size 32 --precision bf16",
+    "--rule eprop --train.steps 4 --train.chunk 2 --train.batch-size 64 --neuron adaptive-lif --model.readout-tau 5",
     "--rule dsr --train.steps 6 --train.chunk 6 --train.batch-size 128 --model mlp",
     "--rule dsr --train.steps 4 --train.batch-size 16 --model layers --model.spec 8C5-AP2-FC --model.norm batch",
     "--rule ide --train.steps 6 --train.batch-size 128",

@@ -1,0 +1,28 @@
+"""Knowledge distillation: a network learns from labels and from what a teacher says of the same samples.
+
+    L = (1 - k) L_labels(o, y) + k tau^2 KL(softmax(z / tau) || softmax(o / tau))
+
+z are the teacher's logits, once a mini-batch and without a gradient; both terms are taken as the objective takes its
+own, at every step and averaged (per-step objectives) or of the outputs' mean and the like (readouts).
+"""
+
+from __future__ import annotations
+
+from onward.distil.choices import DistilChoice, RunOptions, distils
+from onward.distil.soft import Distilled, Itself, Labels, Other, Soft, Teacher, Teaching
+
+__all__ = [
+    "DistilChoice",
+    "Distilled",
+    "Itself",
+    "Labels",
+    "Other",
+    "RunOptions",
+    "Soft",
+    "Teacher",
+    "Teaching",
+    "build",
+    "distils",
+]
+
+build = distils.build

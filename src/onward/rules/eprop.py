@@ -1,0 +1,325 @@
+"""E-prop: eligibilities of synapses meet learning signals of neurons, forward in time.
+
+    dW_ji = sum_t L_j[t] ebar_ji[t],     ebar_ji[t] = kappa ebar_ji[t-1] + e_ji[t],     L_j[t] = sum_k B_jk e_k[t]
+    e_ji[t] = psi_j[t] (a_i[t] - beta q_ji[t]),    q_ji[t+1] = psi_j[t] a_i[t] + (rho - beta psi_j[t]) q_ji[t]
+    a_i[t] = lam a_i[t-1] + s_i[t]
+
+lam, kappa and rho are the leaks of membrane, readout and adaptation, beta the strength of the latter; e is dL/do.
+The gradient of the reset is left out, and so is what a spike does to other neurons of later steps. What is left is
+exact with *symmetric* feedback and one spiking layer: recurrent, it is BPTT's gradient along paths that stay within a
+neuron; without recurrence it is BPTT's (with a detached soft reset).
+
+Where neurons do not adapt and the readout has no memory (beta = kappa = 0), eligibilities are outer products and cost
+what OTTT's traces do, O(n) a sample, for any synapse. Else every weight has up to two numbers of its own for each
+sample, ``[B, out, in]``: memory and work O(B n^2) a step. Independent of T either way. Source: Bellec et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from onward.core.draws import Draws
+from onward.core.errors import TopologyMismatch
+from onward.core.graph import Kind, Node
+from onward.core.interpret import CreditWalk, Record, pull_back, run_walk, shapes
+from onward.core.network import Network
+from onward.core.neuron import Adaptation
+from onward.core.norms import Norms, PerStep
+from onward.core.registry import Choice
+from onward.core.rule import Holds, LearningRule, Lesson, Traits
+from onward.core.sequence import Sequence
+from onward.core.signal import Carry, dense
+from onward.core.synapse import ops_of
+from onward.core.trace import Presynaptic
+from onward.credit.base import Credit, Head, Spatial
+from onward.credit.bp import BackPropagation
+from onward.credit.dfa import DFA, DKP
+from onward.credit.ottt import OTTT, Exact
+from onward.credit.ports import NOWHERE, check_paths, output_port
+from onward.credit.posts import Posts
+from onward.kernels.feedback import Feedback
+from onward.kernels.rows import SparseRows
+from onward.rules.registry import NormScope, norms_of, rules
+
+_WAY_OUT = "use rule 'ottt', or neurons that do not adapt and a readout without memory"
+
+
+class EProp(LearningRule):
+    """See the module's docstring; ``feedback`` is what brings errors to layers, as in the credit grid."""
+
+    def __init__(self, feedback: Spatial, norms: Norms | None = None):
+        super().__init__()
+        self.feedback, self.norms, self.memory = feedback, norms or PerStep(), OTTT(Exact())
+        self._port, self._kappa = NOWHERE, 0.0
+        self._weighed: dict[int, list[Fed]] = {}
+
+    @property
+    def traits(self) -> Traits:
+        """See `LearningRule.traits`."""
+        return Traits(
+            backward="step" if self.feedback.crosses_spikes else "none",
+            memory="O(1)",
+            per_step_error=True,
+            weight_transport=self.feedback.weight_transport,
+            stochastic=self.feedback.stochastic,
+        )
+
+    def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
+        """See `LearningRule.allocate`; raises `TopologyMismatch` where a weight needs an eligibility and has none."""
+        sizes = shapes(net, sample, draws)
+        self._port, self._kappa = output_port(net, sizes), _readout_leak(net)
+        check_paths(net, self.feedback.crosses_spikes)
+        lasting = [node for node in net.hidden if self._kappa or _adaptation(node)]
+        self._weighed = {neuron.index: _fed(net, neuron) for neuron in lasting}
+        self.feedback.allocate(net, sizes, [self._port], draws)
+        weight = next(net.parameters())
+        self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+
+    def begin(self, lesson: Lesson) -> None:
+        """See `LearningRule.begin`."""
+        self.feedback.begin(lesson.context, lesson.sink)
+
+    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
+        """See `LearningRule.step`."""
+        with torch.enable_grad():
+            walk = CreditWalk(lesson.net, lesson.carry, lesson.context, lesson.sink.params, self.feedback, self.norms)
+            run_walk(walk, x)
+        lesson.saw(walk.record)
+        with torch.no_grad():
+            self._learn(lesson, walk.record)
+        return walk.record.out.detach()
+
+    def finish(self, lesson: Lesson) -> None:
+        """See `LearningRule.finish`."""
+        self.feedback.finish(lesson.carry, lesson.sink)
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `LearningRule.holds`."""
+        traced = frozenset(node.index for node in net.synapses if self.memory.traces(net, node))
+        numbers = [
+            fed.node.index
+            for index, found in self._weighed.items()
+            for fed in found
+            for _ in range(bool(self._kappa) + (_adaptation(net.nodes[index]) is not None))
+        ]
+        return Holds(credits=1, traced=traced, eligible=tuple(numbers))
+
+    def _learn(self, lesson: Lesson, record: Record) -> None:
+        """Deposits where eligibilities are outer products; elsewhere what each weight's own makes of the signals."""
+        net, carry = lesson.net, lesson.carry
+        head, more = self._head(lesson, record), record.steps.stop < lesson.context.steps
+        pres = {i: self.memory.pre(net, net.nodes[i], pre, carry, more) for i, pre in record.pres.items()}
+        signals = self._signals(record, head)
+        posts = Posts(record, lesson.sink, self.feedback.crosses_spikes)
+        posts.from_head(head, posts.readout)
+        posts.credit(signals)
+        weighed = {fed.node.index for found in self._weighed.values() for fed in found}
+        for node, post in posts.settle():
+            if node.index not in weighed:
+                gain = self.memory.bias_gain(net, node, record.start - net.wakes(node), len(post))
+                lesson.sink.deposit(node, pres[node.index], post, gain)
+        for index, found in self._weighed.items():
+            for fed in found:
+                if fed.node.index in pres:
+                    self._weigh(lesson, record, net.nodes[index], fed, pres[fed.node.index], signals[index])
+        self.feedback.learn(record, [head], lambda node: self._spike_trace(lesson, record, node), lesson.sink)
+
+    def _head(self, lesson: Lesson, record: Record) -> Head:
+        """The network's output as a port."""
+        out, context = record.out.detach(), lesson.context
+        error = lesson.objective.errors(out, lesson.y, context.steps, context.samples)
+        losses = lesson.objective.step_losses(out, lesson.y, context.steps) / context.samples
+        return Head(self._port, out, error, losses, record.out, error)
+
+    def _signals(self, record: Record, head: Head) -> Mapping[int, Credit]:
+        """L of every hidden neuron: through the graph of the step, or through feedback of its own."""
+        if not self.feedback.crosses_spikes:
+            return self.feedback.credit(record, head)
+        hidden = [node.index for node in head.port.below]
+        found = pull_back(head.source, head.seed, [record.spikes[index] for index in hidden])
+        return {index: signal for index, signal in zip(hidden, found, strict=True) if signal is not None}
+
+    def _weigh(self, lesson: Lesson, record: Record, neuron: Node, fed: Fed, pre: Presynaptic, signal: Credit) -> None:
+        """Advances the eligibility of every weight of a synapse, and adds what it makes of the signal."""
+        node, slope = fed.node, record.firings[neuron.index].slope
+        signal = signal.dense(slope) if isinstance(signal, Feedback) else signal
+        mask = fed.mask(lesson.carry, slope[0])
+        eligible = Eligibilities(lesson.carry, f"synapse {node.index}", self._kappa, _adaptation(neuron), mask)
+        rows = _rows(node, dense(pre), self._ones(lesson.net, node, record), lesson.sink.params(node))
+        steps = zip(rows, map(_by_place, slope), map(_by_place, signal), strict=True)
+        total = reduce(Tensor.add_, (eligible.step(*of_step) for of_step in steps))
+        lesson.sink.contribute(node, pre, _split(total, lesson.sink.params(node)))
+
+    def _ones(self, net: Network, node: Node, record: Record) -> list[float]:
+        """The trace of the constant input that a bias weighs."""
+        steps = len(record.steps)
+        return self.memory.bias_gain(net, node, record.start - net.wakes(node), steps) or [1.0] * steps
+
+    def _spike_trace(self, lesson: Lesson, record: Record, node: Node) -> Presynaptic:
+        return self.memory.toward_output(lesson.net, node, record.firings[node.index].out, lesson.carry)
+
+
+class Eligibilities:
+    """Those of all weights of a synapse and all samples, ``[B, P, out, n]`` for P places.
+
+    They are kept in the carry and change in place: nothing else of their size is made. ``mask`` ``[B, P, out]``
+    multiplies the synapse's drives, if there is one.
+    """
+
+    def __init__(self, carry: Carry, owner: str, kappa: float, adaptation: Adaptation | None, mask: Tensor | None):
+        self.kept, self.kappa, self.adaptation, self.mask = carry.traces, kappa, adaptation, mask
+        self.slow, self.filtered = f"{owner}, adaptation", f"{owner}, eligibility"
+
+    def step(self, a: Tensor, slope: Tensor, signal: Tensor) -> Tensor:
+        """One step of inputs ``a`` ``[B, P, n]``, slopes and signals ``[B, P, out]``: the change ``[out, n]``."""
+        change = self._filtered(a, slope, signal) if self.kappa else self._at_once(a, slope, signal)
+        if self.adaptation is not None:
+            self._adapt(self.adaptation, a, slope)
+        return change
+
+    def _filtered(self, a: Tensor, slope: Tensor, signal: Tensor) -> Tensor:
+        """sum L ebar, where the readout remembers."""
+        ebar = self._number(self.filtered, a, slope).mul_(self.kappa).addcmul_(self._open(slope), a[:, :, None])
+        if self.adaptation is not None:
+            ebar.addcmul_(slope[..., None], self._number(self.slow, a, slope), value=-self.adaptation.strength)
+        return torch.einsum("bpo,bpon->on", signal, ebar)
+
+    def _at_once(self, a: Tensor, slope: Tensor, signal: Tensor) -> Tensor:
+        """sum L e, where it does not: an outer product, less what the adaptation takes."""
+        change = torch.einsum("bpo,bpn->on", signal * self._open(slope)[..., 0], a)
+        if self.adaptation is None:
+            return change
+        slow = torch.einsum("bpo,bpon->on", signal * slope, self._number(self.slow, a, slope))
+        return change.sub_(slow, alpha=self.adaptation.strength)
+
+    def _adapt(self, adaptation: Adaptation, a: Tensor, slope: Tensor) -> None:
+        """q of the next step."""
+        psi = slope / adaptation.scale
+        keep = adaptation.decay - adaptation.strength * psi
+        self._number(self.slow, a, slope).mul_(keep[..., None]).addcmul_(self._open(psi), a[:, :, None])
+
+    def _open(self, slope: Tensor) -> Tensor:
+        """What the drive moves by way of ``slope``, ``[B, P, out, 1]``."""
+        return (slope if self.mask is None else slope * self.mask)[..., None]
+
+    def _number(self, name: str, a: Tensor, slope: Tensor) -> Tensor:
+        """A number of every weight and sample; 0 before the first step."""
+        if name not in self.kept:
+            self.kept[name] = a.new_zeros(*slope.shape, a.shape[-1])
+        return self.kept[name]
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A synapse that drives a neuron, and the dropout layers that its drive passes on the way."""
+
+    node: Node
+    dropouts: tuple[Node, ...]
+
+    def mask(self, carry: Carry, like: Tensor) -> Tensor | None:
+        """What the drive is multiplied by in this sequence, ``[B, P, out]``; ``like`` is a step of it."""
+        masks = [carry.masks[node.index][0] for node in self.dropouts if node.index in carry.masks]
+        return _by_place(reduce(Tensor.mul, masks).expand_as(like)) if masks else None
+
+
+def _adaptation(neuron: Node) -> Adaptation | None:
+    module: Any = neuron.module
+    return module.adapts
+
+
+def _readout_leak(net: Network) -> float:
+    """The memory of the output; raises `TopologyMismatch` where it has several."""
+    hidden, modules = set(net.hidden), list[Any]()
+    modules += [node.module for node in net.neurons if node not in hidden]
+    leaks = {module.decay for module in modules}
+    if len(leaks) > 1:
+        raise TopologyMismatch(
+            f"neurons of the output leak by {' and '.join(f'{leak:g}' for leak in sorted(leaks))}, and eprop filters "
+            "eligibilities as one readout does; give them the same leak"
+        )
+    return leaks.pop() if leaks else 0.0
+
+
+def _fed(net: Network, neuron: Node) -> list[Fed]:
+    """The synapses whose drives add up to the input of ``neuron``; raises `TopologyMismatch` for anything else."""
+    frontier: list[tuple[int, tuple[Node, ...]]] = [(neuron.inputs[0], ())]
+    found = list[Fed]()
+    while frontier:
+        index, dropouts = frontier.pop()
+        here = net.nodes[index]
+        if here.kind in (Kind.ADD, Kind.DROPOUT):
+            passed = (*dropouts, here) if here.kind is Kind.DROPOUT else dropouts
+            frontier += [(source, passed) for source in here.inputs]
+        elif here.kind in (Kind.NORM, Kind.GLUE):
+            raise TopologyMismatch(
+                f"{here} stands between weights and {neuron}, where eprop keeps an eligibility of every weight, since "
+                f"neurons adapt or the readout leaks; leave it out (--model.norm none), or {_WAY_OUT}"
+            )
+        elif here.kind is Kind.SYNAPSE and net.reader(here) is neuron:
+            _check_matrix(here)
+            found.append(Fed(here, dropouts))
+    return found
+
+
+def _check_matrix(node: Node) -> None:
+    if ops_of(node.module).reads(node.module) is None:
+        raise TopologyMismatch(
+            f"{node} ({type(node.module).__name__}) is no matrix, and eprop keeps an eligibility of every weight "
+            f"where neurons adapt or the readout leaks; use nn.Linear there, or {_WAY_OUT}"
+        )
+
+
+def _rows(node: Node, a: Tensor, ones: list[float], params: Mapping[str, Tensor]) -> list[Tensor]:
+    """Step by step what the rows of the weights meet, ``[B, P, n]``; a bias is one more column."""
+    rows = [ops_of(node.module).patches(node.module, a_t) for a_t in a]
+    if "bias" not in params:
+        return rows
+    return [torch.cat([row, row.new_full((*row.shape[:2], 1), one)], -1) for row, one in zip(rows, ones, strict=True)]
+
+
+def _by_place(x: Tensor) -> Tensor:
+    """``[B, out, *positions]`` as ``[B, P, out]``."""
+    return x.flatten(2).movedim(2, 1) if x.dim() > 2 else x[:, None]
+
+
+def _split(total: Tensor, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The columns of ``[out, n]`` as the gradients of weights and bias."""
+    weight = params["weight"]
+    width = weight[0].numel()
+    found = {"weight": total[:, :width].reshape(weight.shape)}
+    return {**found, "bias": total[:, width]} if "bias" in params else found
+
+
+class EPropOptions(Choice):
+    """Options of e-prop."""
+
+    feedback: Literal["symmetric", "random", "adaptive"] = Field(
+        "symmetric",
+        description="learning signals through the readout's own weights (and those between layers), through fixed "
+        "random matrices, or through matrices learned like the readout",
+    )
+    scale: float = Field(
+        0.5, gt=0, description="standard deviation of random feedback's entries, times the root of the classes"
+    )
+    norm_over: NormScope = "step"
+
+
+_FEEDBACK: dict[str, Callable[[float], Spatial]] = {
+    "symmetric": lambda scale: BackPropagation(),
+    "random": DFA,
+    "adaptive": DKP,
+}
+rules.register(
+    "eprop",
+    EPropOptions,
+    lambda choice: EProp(_FEEDBACK[choice.feedback](choice.scale), norms_of(choice.norm_over)),
+    "e-prop: eligibilities of every weight, adaptation and the readout's memory included, meet learning signals",
+    facts={"paper": "Bellec et al. 2020", "published": "equations", "inferred": "layers below the last spiking one"},
+)
