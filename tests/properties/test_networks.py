@@ -131,7 +131,7 @@ def test_net6_blocks_of_ms_resnets_start_as_the_identity_of_membranes(training: 
 
 def test_bw9_blocks_with_a_shortcut_a_convolution_are_the_identity_without_their_norms() -> None:
     """BW9: with scale 0 in every norm, and gradients pass as they are."""
-    net = build("multishortcut-resnet18", width=0.1)
+    net = build("multishortcut-resnet18", width=0.1, shifts=False)
     blocks = part(net, *(f"block{number}" for number in range(1, 5)))
     for name, parameter in blocks.named_parameters():
         if "norm" in name:

@@ -24,10 +24,10 @@ def build(name: str, features: tuple[int, ...], classes: int = 10, neuron=LIF, *
     return models.build({"name": name, **options}, features, classes, neuron)
 
 
-def count(name: str, features: tuple[int, ...], classes: int) -> int:
+def count(name: str, features: tuple[int, ...], classes: int, **options: object) -> int:
     """Parameters at full width, of a network without numbers."""
     with torch.device("meta"):
-        return sum(p.numel() for p in build(name, features, classes).parameters())
+        return sum(p.numel() for p in build(name, features, classes, **options).parameters())
 
 
 PUBLISHED = [
@@ -71,15 +71,23 @@ def _two_convolutions(blocks: list[int], stem: int) -> int:
     return total + 512 * 1000 + 1000
 
 
+def _shifts(blocks: list[int]) -> int:
+    """Parameters of a shift in front of the neurons of every convolution, and of RPReLU behind its sum."""
+    filters = [64, *(64 * 2**stage for stage, number in enumerate(blocks) for _ in range(2 * number))]
+    return sum(a + 3 * b for a, b in pairwise(filters))
+
+
 @pytest.mark.parametrize(("depth", "blocks"), [(18, [2, 2, 2, 2]), (34, [3, 4, 6, 3])])
 def test_networks_for_imagenet_have_the_parameters_of_their_descriptions(depth: int, blocks: list[int]) -> None:
     """MS-ResNets halve sides in the first stage too, by a shortcut with weights; norm-free blocks have a gain each."""
     expected = _two_convolutions(blocks, 7)
     assert count(f"sew-resnet{depth}-imagenet", IMAGENET, 1000) == expected
-    assert count(f"multishortcut-resnet{depth}-imagenet", IMAGENET, 1000) == expected
+    assert count(f"multishortcut-resnet{depth}-imagenet", IMAGENET, 1000, shifts=False) == expected
+    assert count(f"multishortcut-resnet{depth}-imagenet", IMAGENET, 1000) == expected + _shifts(blocks)
     assert count(f"nf-resnet{depth}", IMAGENET, 1000) == expected + sum(blocks)
     assert count(f"ms-resnet{depth}-imagenet", IMAGENET, 1000) == expected + _conv(64, 64, 1) + 2 * 64
-    for name in ("sew", "multishortcut", "ms"):
+    assert count(f"multishortcut-resnet{depth}", CIFAR, 1000, shifts=False) == _two_convolutions(blocks, 3)
+    for name in ("sew", "ms"):
         assert count(f"{name}-resnet{depth}", CIFAR, 1000) == _two_convolutions(blocks, 3)
 
 

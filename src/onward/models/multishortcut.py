@@ -5,7 +5,7 @@
 
 The membrane stream m carries real numbers through the whole network, so that weights and spikes of one bit lose little
 of it. 4, 4, 4 and 4 blocks of one convolution make the network of 18 layers, 6, 8, 12 and 6 that of 34; neurons and
-global pooling stand in front of the readout. b and f are `Trimmings`.
+global pooling stand in front of the readout. b is a learned shift and f RPReLU, or 0 and the identity.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from pydantic import Field
 from torch import nn
 
+from onward.core.glue import RPReLU, Shift
 from onward.core.network import Network
 from onward.models.layers import Stack, Style
 from onward.models.registry import MakeNeuron, models
 from onward.models.stages import DEPTHS, FILTERS, ResidualOptions, add_block, changes
+
+
+class MultiShortcutOptions(ResidualOptions):
+    """Options of a ResNet with a shortcut around every convolution."""
+
+    shifts: bool = Field(True, description="learned shifts in front of neurons, and RPReLU behind sums")
 
 
 class Trimmings(NamedTuple):
@@ -29,8 +37,12 @@ class Trimmings(NamedTuple):
     activation: Callable[[int], nn.Module]
 
 
-PLAIN = Trimmings(nn.Identity, nn.Identity)
-"""No shift, and the identity."""
+def _nothing(channels: int) -> nn.Module:  # noqa: ARG001
+    return nn.Identity()
+
+
+_TRIMMINGS = {True: Trimmings(Shift, RPReLU), False: Trimmings(_nothing, _nothing)}
+"""By whether there are learned shifts."""
 
 
 def _add(stack: Stack, filters: int, stride: int, trimmings: Trimmings) -> None:
@@ -64,9 +76,8 @@ def _large_stem(stack: Stack, filters: int) -> None:
 
 
 def _build(
-    trimmings: Trimmings,
     stem: Callable[[Stack, int], None],
-    choice: ResidualOptions,
+    choice: MultiShortcutOptions,
     features: tuple[int, ...],
     classes: int,
     neuron: MakeNeuron,
@@ -74,7 +85,7 @@ def _build(
     stack = Stack(features, classes, neuron, Style("batch", bias=False))
     stem(stack, choice.filters(FILTERS))
     for filters, stride in choice.places():
-        _add(stack, filters, stride, trimmings)
+        _add(stack, filters, stride, _TRIMMINGS[choice.shifts])
     stack.fire()
     stack.adaptive_pool(1)
     return Network(stack.readout())
@@ -84,8 +95,8 @@ for _depth, _pairs in DEPTHS.items():
     for _kind, _stem, _images in (("", _small_stem, "CIFAR"), ("-imagenet", _large_stem, "ImageNet")):
         models.register(
             f"multishortcut-resnet{_depth}{_kind}",
-            ResidualOptions,
-            partial(_build, PLAIN, _stem),
+            MultiShortcutOptions,
+            partial(_build, _stem),
             f"ResNet-{_depth} with a shortcut around every convolution, for {_images}",
             defaults={"blocks": [2 * pairs for pairs in _pairs]},
         )

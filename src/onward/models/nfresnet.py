@@ -18,8 +18,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from onward.core.glue import Scale
-from onward.core.graph import Builder, Kind
+from onward.core.glue import Fitted, Scale
 from onward.core.network import Network
 from onward.models.layers import Stack, Style
 from onward.models.registry import MakeNeuron, models
@@ -32,16 +31,12 @@ Body = Callable[[Stack, int, int], None]
 """What adds the body of a block, of so many filters and a stride, at the end of a stack."""
 
 
-class SkipGain(nn.Module):
+class SkipGain(Fitted):
     """alpha g x, with one learned number g that starts at 0, so that a block starts as its shortcut."""
 
     def __init__(self, alpha: float = ALPHA):
         super().__init__()
         self.alpha, self.gain = alpha, nn.Parameter(torch.zeros(()))
-
-    def wire(self, build: Builder, name: str, x: int) -> int:
-        """See `Wired.wire`: a node of glue, although it has a parameter."""
-        return build.node(name, Kind.GLUE, self, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """alpha g x."""

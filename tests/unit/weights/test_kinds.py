@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "zosnn-linear": {"hidden": [5, 4]},
     "zosnn-conv": {},
 }
-TOKENS = {"dim": 8, "heads": 2}
+TINY = {"width": 0.03, "dim": 8, "heads": 2}
 
 
 def binary_layers(net: Network) -> list[str]:
@@ -33,7 +33,8 @@ def binary_layers(net: Network) -> list[str]:
 
 def built(name: str, weights: Any = "binary") -> Network:
     torch.manual_seed(0)
-    options = SMALL.get(name) or (TOKENS if "dim" in models.entry(name).config.model_fields else {"width": 0.03})
+    fields = models.entry(name).config.model_fields
+    options = SMALL.get(name, {key: value for key, value in TINY.items() if key in fields})
     net = models.build({"name": name, **options}, (3, 32, 32), 5, LIF)
     return weight_kinds.build(weights).apply(net)
 
