@@ -4,7 +4,9 @@
         [--device cuda] [--write]
 
 A recipe is a configuration that ``onward train RECIPE`` accepts. Its table ``[recipe]`` lists rows (flags on top of
-the configuration), seeds, and what must come out. Each training is one ``onward train --json`` process.
+the configuration), seeds, and what must come out. A row that ``starts`` from another, further up, goes on with the
+network that the other learned with the same seed; one that has another as its ``teacher`` learns from it. Each
+training is one ``onward train --json`` process.
 """
 
 from __future__ import annotations
@@ -16,13 +18,19 @@ import platform
 import subprocess
 import sys
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import date
+from itertools import chain, product
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
+
+RUNS = {"starts": "--train.init-from", "teacher": "--distil.teacher"}
+"""Keys of a row that name another one, and the flags that take its run."""
 
 MARK = "# Results, written by `python -m benchmarks.recipes`."
 
@@ -41,11 +49,16 @@ class Host:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the recipe's table; ``evaluate`` are data of which the test accuracy is reported as well."""
+    """One line of the recipe's table.
+
+    ``evaluate`` are data of which the test accuracy is reported as well, ``uses`` the labels of rows whose runs it
+    needs, by the flag that takes a run's folder.
+    """
 
     label: str
     flags: tuple[str, ...]
     evaluate: tuple[str, ...] = ()
+    uses: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,24 @@ class Result:
 def read(path: Path) -> tuple[dict, list[Row]]:
     """The table ``[recipe]`` of a file, and its rows."""
     recipe = tomllib.loads(path.read_text())["recipe"]
-    rows = [Row(r["label"], tuple(r.get("flags", ())), tuple(r.get("evaluate", ()))) for r in recipe["row"]]
-    return recipe, rows
+    return recipe, [as_row(row) for row in recipe["row"]]
+
+
+def as_row(row: Mapping[str, Any]) -> Row:
+    """A row as a recipe has it."""
+    uses = {flag: row[key] for key, flag in RUNS.items() if key in row}
+    return Row(row["label"], tuple(row.get("flags", ())), tuple(row.get("evaluate", ())), uses)
+
+
+def chosen(rows: list[Row], labels: list[str] | None) -> list[Row]:
+    """The rows of these ``labels`` and those whose runs they use; all rows where no label is given."""
+    if not labels:
+        return rows
+    wanted = set(labels)
+    for row in reversed(rows):
+        if row.label in wanted:
+            wanted.update(row.uses.values())
+    return [row for row in rows if row.label in wanted]
 
 
 def onward(*arguments: str, threads: int) -> dict:
@@ -95,14 +124,20 @@ class Found:
     seconds: float = 0.0
     samples: int = 10_000
     backward: float | None = None
+    folder: str = ""
 
 
-def run(path: Path, row: Row, seed: int, host: Host) -> list[Found]:
+Trained = Mapping[tuple[str, int], "Future[list[Found]]"]
+"""What comes of every row with every seed."""
+
+
+def run(path: Path, row: Row, seed: int, host: Host, trained: Trained) -> list[Found]:
     """Trains one row with one seed; what came of its own test and of further data."""
     where = ("--device", host.device)
-    said = onward("train", str(path), *row.flags, "--seed", str(seed), *where, threads=host.threads)
+    runs = [(flag, trained[label, seed].result()[0].folder) for flag, label in row.uses.items()]
+    said = onward("train", str(path), *row.flags, *chain(*runs), "--seed", str(seed), *where, threads=host.threads)
     kept = (said["stream"] or {}).get("backward")
-    found = [Found(row.label, seed, said["test_accuracy"], said["seconds"], backward=kept)]
+    found = [Found(row.label, seed, said["test_accuracy"], said["seconds"], backward=kept, folder=said["run"])]
     for data in row.evaluate:
         told = onward("eval", said["run"], "--data", os.path.expandvars(data), *where, threads=host.threads)
         label = f"{row.label} on {Path(os.path.expandvars(data)).stem}"
@@ -113,9 +148,11 @@ def run(path: Path, row: Row, seed: int, host: Host) -> list[Found]:
 
 def collect(path: Path, rows: list[Row], seeds: list[int], jobs: int, host: Host) -> list[Result]:
     """All trainings, ``jobs`` at a time."""
+    futures: dict[tuple[str, int], Future[list[Found]]] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run, path, row, seed, host) for row in rows for seed in seeds]
-        flat = [found for future in futures for found in future.result()]
+        for row, seed in product(rows, seeds):  # rows that others use come first, so that nobody waits in vain
+            futures[row.label, seed] = pool.submit(run, path, row, seed, host, futures)
+        flat = [found for future in futures.values() for found in future.result()]
     labels = list(dict.fromkeys(found.label for found in flat))
     grouped = {label: [found for found in flat if found.label == label] for label in labels}
     return [
@@ -173,8 +210,7 @@ def main() -> None:
     asked = parser.parse_args()
     host = Host(asked.threads, asked.device)
     recipe, rows = read(asked.recipe)
-    chosen = [row for row in rows if not asked.rows or row.label in asked.rows]
-    results = collect(asked.recipe, chosen, asked.seeds or recipe["seeds"], asked.jobs, host)
+    results = collect(asked.recipe, chosen(rows, asked.rows), asked.seeds or recipe["seeds"], asked.jobs, host)
     print("| row | mean % | range | BWT | seeds | seconds a run |\n|---|---|---|---|---|---|")
     print("\n".join(result.line for result in results))
     if asked.write:

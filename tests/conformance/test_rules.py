@@ -94,7 +94,7 @@ def test_chunks_change_no_number_in_the_grid(rule: dict, name: str) -> None:
     assert_close(found[1], found[2])
 
 
-@pairs_of(CELLS, ["conv", "dropout", "feedback"])
+@pairs_of(CELLS, ["conv", "dropout", "disturbed", "feedback"])
 def test_the_same_seed_gives_the_same_bits_and_inputs_stay_untouched(rule: dict, name: str) -> None:
     (x, y), net = data(name), make(name)
     versions, before = (x._version, y._version), {k: v.clone() for k, v in net.state_dict().items()}
@@ -122,7 +122,7 @@ def couples_samples(rule: dict) -> bool:
     return rule["name"] in ("spide", "pseudo-zo") or (isinstance(spatial, dict) and spatial.get("per") == "step")
 
 
-@pairs_of([r for r in CELLS if not couples_samples(r)], sorted({"mlp", "dropout", "recurrent"} - PER_BATCH))
+@pairs_of([r for r in CELLS if not couples_samples(r)], ["disturbed", "dropout", "mlp", "recurrent"])
 def test_a_batch_is_the_mean_of_its_halves(rule: dict, name: str) -> None:
     x, y = data(name, batch=2 * BATCH)
     net = make(name)

@@ -23,7 +23,7 @@ LOSSES += [{"name": "forward-gradient", "directions": 2}, {"name": "pseudo-zo", 
 PAIRS = [
     *((rule, name) for rule in RULES for name in ("mlp", "conv")),
     *((rule, "mlp") for rule in [*GRID, *ONLINE]),
-    *((rule, name) for rule in SOME for name in ("dropout", "batchnorm", "recurrent", "standardized")),
+    *((rule, name) for rule in SOME for name in ("dropout", "disturbed", "batchnorm", "recurrent", "standardized")),
     *(({"name": name, "norm_over": "sequence"}, "batchnorm") for name in ("bptt", "sltt")),
     *((rule, "batchnorm") for rule in ONLINE),
     *((rule, name) for rule in LOSSES for name in ("dropout", "batchnorm")),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onward.core import Delay, Feedback, Joined, Network, Recurrent, Residual, RPReLU, Scale, Shift
 from onward.core.attention import Attention, Gate, HeadSums, TokenSums, Veto
-from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset
+from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset, Neuron
 from onward.rules import rules
 from onward.surrogates import LocalZO, Triangle
 from onward.weights import Binarizer, Learned, binarize, standardize
@@ -170,6 +170,14 @@ def _gated() -> nn.Module:
     )
 
 
+def _disturbed() -> nn.Module:
+    body = _mlp()
+    for module in body.modules():
+        if isinstance(module, Neuron):
+            module.noise = 0.3
+    return body
+
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (_mlp, FLAT),
     "conv": (_conv, MAPS),
@@ -191,6 +199,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "series": (_series, FLAT),
     "attention": (_attention, MAPS),
     "gated": (_gated, MAPS),
+    "disturbed": (_disturbed, FLAT),
     "if": (_between(IF), FLAT),
     "cuba-lif": (_between(lambda: CubaLIF(LIF(learn_threshold=True), 0.3)), FLAT),
     "adaptive-lif": (_between(lambda: AdaptiveLIF(LIF(), 0.3, 0.7)), FLAT),
@@ -212,6 +221,8 @@ def refusal(rule: dict, name: str) -> str | None:
     if traits.rate:
         if name in NO_RATE:
             return "has no rate that follows from its mean drive"
+        if name == "disturbed":
+            return "sends noise"
         return "hears its own past" if cyclic and rule["name"] == "dsr" else None
     if name == "delayed-layer" and traits.backward == "step":
         return "every way from 1 to the output passes a delay"

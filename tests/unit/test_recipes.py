@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from benchmarks.recipes import as_row, chosen, read
 
 from onward.train import parse_tokens
 
@@ -15,11 +16,26 @@ RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_row_is_a_configuration(path: Path) -> None:
-    recipe = tomllib.loads(path.read_text())["recipe"]
-    plain = parse_tokens([str(path)])
-    rows = [parse_tokens([str(path), *row["flags"]]) for row in recipe["row"]]
-    assert all(row.data == plain.data and row.train.epochs == plain.train.epochs for row in rows)
-    assert len({row.model_dump_json() for row in rows}) == len(rows)
+    plain, rows = parse_tokens([str(path)]), read(path)[1]
+    configs = [parse_tokens([str(path), *row.flags]) for row in rows]
+    assert all(config.data == plain.data and config.train.epochs == plain.train.epochs for config in configs)
+    told = {(config.model_dump_json(), *row.uses.items()) for config, row in zip(configs, rows, strict=True)}
+    assert len(told) == len(rows)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_row_uses_runs_of_rows_further_up(path: Path) -> None:
+    rows = read(path)[1]
+    for place, row in enumerate(rows):
+        assert set(row.uses.values()) <= {other.label for other in rows[:place]}
+
+
+def test_rows_bring_those_whose_runs_they_use() -> None:
+    rows = [as_row({"label": "a"}), as_row({"label": "b", "starts": "a"})]
+    rows += [as_row({"label": "c", "teacher": "b"}), as_row({"label": "d"})]
+    assert rows[2].uses == {"--distil.teacher": "b"}
+    assert chosen(rows, ["c"]) == rows[:3]
+    assert chosen(rows, None) == rows
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onward.core.attention import HeadSums, TokenSums
-from onward.core.draws import Draws, Keep, Key, Law
+from onward.core.draws import Draws, Gaussian, Keep, Key, Law
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.glue import Scale
 from onward.core.graph import Kind, Node
@@ -210,6 +210,17 @@ class Interpreter(ABC):
 
         return numbers
 
+    def disturbed(self, node: Node, out: Tensor) -> Tensor:
+        """What the neurons of ``node`` send of ``out`` while they are trained: out + noise z, z ~ N(0, 1).
+
+        Of its own for every neuron, step and sample; chunks and processes change none. Synapses and traces read
+        the noisy signal, and no rule knows of it, unlike the perturbation that OPZO and single-point ZO learn from.
+        """
+        module: Any = node.module
+        if not (module.training and module.noise):
+            return out
+        return out + module.noise * self.draw(node)(Gaussian(), "activity noise", out.detach())
+
     def still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
         """The drive of one frame seen many times: worked out once a sequence, or once an update."""
         frame, known = x[:1], self.carry.still.get(node.index)
@@ -300,7 +311,8 @@ class CreditWalk(Interpreter):
         x = self.links.before(node, current.detach(), self.record)
         firing = module.scan(x, self.carry.states.get(node.index) or module.start(x[0]), self.draw(node))
         self.carry.states[node.index] = firing.state
-        clean = firing.out if node.index in self.cut else _Attach.apply(current, firing.out, firing.slope)
+        spikes = firing.out if node.index in self.cut else _Attach.apply(current, firing.out, firing.slope)
+        clean = self.disturbed(node, spikes)
         self.record.inputs[node.index], self.record.firings[node.index] = current, firing
         self.record.spikes[node.index] = clean
         signal = self.links.after(node, clean, self.record)
@@ -410,7 +422,8 @@ class Forward(Interpreter):
         firing = module.simulate(x, self.carry.states.get(node.index) or module.start(x[0]))
         self.carry.states[node.index] = firing.state
         self.record.firings[node.index] = firing
-        return Signal(firing.out, firing.out)
+        out = self.disturbed(node, firing.out)
+        return Signal(out, out)
 
 
 @torch.no_grad()

@@ -113,6 +113,9 @@ class Adaptation:
 class Neuron(nn.Module, ABC):
     """A layer of neurons. It holds no state: membranes travel in the carry of the sequence."""
 
+    noise: float = 0.0
+    """Standard deviation of normal noise on what is sent, while it is trained; see `Interpreter.disturbed`."""
+
     @property
     @abstractmethod
     def decay(self) -> float:

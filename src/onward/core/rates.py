@@ -358,6 +358,11 @@ def rate_law(node: Node) -> RateLaw:
             "rates needs neurons that lose a fixed charge at every spike, such as --neuron if or lif with the soft "
             "reset; rule 'bptt' takes any neuron"
         )
+    if module.noise:
+        raise TopologyMismatch(
+            f"{node} sends noise of {module.noise:g}, which a rule that learns from rates would not see; leave out "
+            "--neuron.noise, or choose a rule that follows steps, such as 'ottt' or 'bptt'"
+        )
     return module.rate_law
 
 

@@ -77,6 +77,7 @@ class Dual(Interpreter):
         self.carry.states[node.index] = state
         plain = tuple(primal(s) for s in state)
         self.record.firings[node.index] = Firing(primal(out), out.new_empty(0), plain, lambda: primal(potential))
+        out = self.disturbed(node, out)
         return Signal(out, out)
 
     def norm(self, node: Node, signal: Signal) -> Signal:

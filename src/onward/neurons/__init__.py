@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import exp
 from typing import Annotated, Any
 
@@ -84,6 +85,9 @@ class AffineOptions(Choice):
     ties_fire: bool = Field(True, description="whether a potential equal to the threshold fires")
     detach_reset: bool = Field(True, description="keep the reset out of BPTT's graph")
     learn_threshold: bool = Field(False, description="make the threshold a trained parameter, one a layer")
+    noise: float = Field(
+        0.0, ge=0, description="standard deviation of normal noise on what neurons send, while they are trained"
+    )
 
     @property
     def leak(self) -> float:
@@ -184,19 +188,30 @@ def _leaky(choice: LeakyOptions) -> Affine:
     return _affine(choice, choice.leak, choice.gain)
 
 
+def _noisy(build: Callable[[Any], Neuron]) -> Callable[[Any], Neuron]:
+    """``build``, and the noise that was asked for."""
+
+    def built(choice: AffineOptions) -> Neuron:
+        neuron = build(choice)
+        neuron.noise = choice.noise
+        return neuron
+
+    return built
+
+
 neurons: Registry[Neuron] = Registry("neuron")
-neurons.register("lif", LeakyOptions, _leaky, "leaky integrate-and-fire")
-neurons.register("if", AffineOptions, lambda choice: _affine(choice, 1.0, 1.0), "integrate-and-fire, no leak")
+neurons.register("lif", LeakyOptions, _noisy(_leaky), "leaky integrate-and-fire")
+neurons.register("if", AffineOptions, _noisy(lambda choice: _affine(choice, 1.0, 1.0)), "integrate-and-fire, no leak")
 neurons.register(
     "cuba-lif",
     CubaOptions,
-    lambda c: CubaLIF(_leaky(c), c.current_decay),
+    _noisy(lambda c: CubaLIF(_leaky(c), c.current_decay)),
     "LIF behind a decaying synaptic current",
 )
 neurons.register(
     "adaptive-lif",
     AdaptiveOptions,
-    lambda c: AdaptiveLIF(_leaky(c), c.adaptation, c.adaptation_decay),
+    _noisy(lambda c: AdaptiveLIF(_leaky(c), c.adaptation, c.adaptation_decay)),
     "LIF whose threshold rises with every spike",
 )
 neurons.register("relu", Choice, lambda choice: Rectifier(), "max(0, x), no spikes: a ReLU network, such as a teacher")

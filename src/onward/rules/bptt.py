@@ -43,6 +43,7 @@ class ThroughTime(Recorded):
         self.record.firings[node.index] = Firing(
             out.detach(), potential.new_empty(0), tuple(s.detach() for s in state), lambda: potential
         )
+        out = self.disturbed(node, out)
         return Signal(out, out)
 
     def past(self, signal: Signal) -> Signal:
