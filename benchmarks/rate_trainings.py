@@ -3,8 +3,8 @@
     python -m benchmarks.rate_trainings [FOLDER] [--only latency sizes] [--epochs 2] [--root DIR]
 
 *latency*: DSR, 784-200-10 on MNIST, firing level alpha 0.3, 0.5 and 1, thresholds trained and fixed at 2, for each T:
-test error. *sizes*: Fashion-MNIST at T = 5, n neurons with feedback to themselves (IDE), n neurons without, and two
-layers of n / 2 (both DSR): test accuracy. Trained for a few epochs each, one seed; draws both as figures.
+test error. *sizes*: Fashion-MNIST at T = 5, n neurons with feedback to themselves, n neurons without, and two layers of
+n / 2, all normalised and trained by IDE: test accuracy. Trained for a few epochs each, one seed; draws both as figures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from onward.train import parse_tokens, train
 
 TIMES, SIZES = (2, 5, 10, 20), (25, 50, 100, 200, 400)
 COMMON = ("--optim", "momentum", "--optim.lr", "0.05", "--data.normalise", "true", "--train.threads", "1")
+IDE = ("--rule", "ide", "--neuron", "if", "--neuron.threshold", "2", "--model", "feedback")
 DSR = ("--rule", "dsr", "--neuron", "dsr-if", "--neuron.threshold", "2")
 
 
@@ -49,15 +50,13 @@ def sizes(epochs: int, root: Sequence[str]) -> tuple[str, str, str, dict[str, li
     """Test accuracy against the number of neurons, by how they are wired."""
     data = ("--data", "fashion-mnist", *root, "--train.steps", "5")
     wirings = {
-        "feedback, n": lambda n: (
-            *("--rule", "ide", "--neuron", "if", "--neuron.threshold", "2"),
-            *("--model", "feedback", "--model.layers", str(n), "--model.back", str(n)),
-        ),
-        "no feedback, n": lambda n: (*DSR, "--model.hidden", str(n)),
-        "two layers of n / 2": lambda n: (*DSR, "--model.hidden", str(n // 2), str(n // 2)),
+        "feedback, n": lambda n: ("--model.layers", str(n), "--model.back", str(n)),
+        "no feedback, n": lambda n: ("--model.layers", str(n), "--model.back", "none"),
+        "two layers of n / 2": lambda n: ("--model.layers", f"{n // 2}-{n // 2}", "--model.back", "none"),
     }
     found = {
-        label: [(log2(n), accuracy((*data, *wired(n)), epochs)) for n in SIZES] for label, wired in wirings.items()
+        label: [(log2(n), accuracy((*data, *IDE, *wired(n)), epochs)) for n in SIZES]
+        for label, wired in wirings.items()
     }
     return "Fashion-MNIST, T = 5: neurons and feedback", "log2 of the number of neurons", "test accuracy (%)", found
 
