@@ -337,7 +337,7 @@ def idx_files() -> dict[str, bytes]:
         for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
             head = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
             body = rng.integers(0, 10, shape, dtype=np.uint8).tobytes()
-            files[f"{part}-{kind}-ubyte.gz"] = gzip.compress(head + body)
+            files[f"{part}-{kind}-ubyte.gz"] = gzip.compress(head + body, mtime=0)
     return files
 
 
