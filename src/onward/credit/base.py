@@ -122,15 +122,15 @@ class Spatial(nn.Module, ABC):
 
     @abstractmethod
     def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
-        """See `onward.core.interpret.Links.connect`."""
+        """See `onward.core.credit_walk.Links.connect`."""
 
     @abstractmethod
     def before(self, node: Node, drive: Tensor, record: Record) -> Tensor:
-        """See `onward.core.interpret.Links.before`."""
+        """See `onward.core.credit_walk.Links.before`."""
 
     @abstractmethod
     def after(self, node: Node, spikes: Tensor, record: Record) -> Signal:
-        """See `onward.core.interpret.Links.after`."""
+        """See `onward.core.credit_walk.Links.after`."""
 
     @abstractmethod
     def credit(self, record: Record, head: Head) -> dict[int, Credit]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from onward.core.credit_walk import pull_back
 from onward.core.graph import Kind, Node
-from onward.core.interpret import Record, pull_back, trainable
+from onward.core.interpret import Record, trainable
 from onward.core.products import few_posts
 from onward.core.sink import Sink
 from onward.core.trace import Postsynaptic

@@ -25,10 +25,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from onward.core.credit_walk import CreditWalk, pull_back
 from onward.core.draws import Draws
 from onward.core.errors import TopologyMismatch
 from onward.core.graph import Kind, Node
-from onward.core.interpret import CreditWalk, Record, pull_back, run_walk, shapes
+from onward.core.interpret import Record, run_walk, shapes
 from onward.core.network import Network
 from onward.core.neuron import Adaptation
 from onward.core.norms import Norms, PerStep

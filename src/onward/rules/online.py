@@ -18,16 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from onward.core.credit_walk import CreditWalk
 from onward.core.draws import Draws
 from onward.core.errors import ConfigError
 from onward.core.graph import Node
-from onward.core.interpret import (
-    CreditWalk,
-    Record,
-    frozen_statistics,
-    run_walk,
-    shapes,
-)
+from onward.core.interpret import Record, frozen_statistics, run_walk, shapes
 from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
