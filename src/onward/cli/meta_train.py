@@ -15,9 +15,9 @@ from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import told
 from onward.core.errors import ConfigError
+from onward.meta.config import MetaRecipe
+from onward.meta.train import Judged, MetaSummary, Planned, TaskDone, meta_train, resume_meta
 from onward.train.events import Ended, Event, Warned
-from onward.train.meta_config import MetaRecipe
-from onward.train.meta_train import Judged, MetaSummary, Planned, TaskDone, meta_train, resume_meta
 from onward.train.ranks import several
 
 USAGE = "onward meta-train [RECIPE.toml] [--meta.FIELD VALUE ...] [--FIELD VALUE ...] [--json]"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from onward.core.probe import ProbingRule, RayRule
 from onward.core.rates import RateRule
-from onward.train.footprint import Ledger, Runs, Scene, Stage, ThroughTime, WithinSteps
-from onward.train.ratescenes import Simulated, Whole
-from onward.train.weightscenes import Followed, Probed
+from onward.plan.footprint import Ledger, Runs, Scene, Stage, ThroughTime, WithinSteps
+from onward.plan.ratescenes import Simulated, Whole
+from onward.plan.weightscenes import Followed, Probed
 
 
 def act(stage: Stage, sequence: Runs) -> Ledger:

@@ -18,14 +18,14 @@ from onward._tensors import CheckpointError
 from onward._version import __version__
 from onward.core.errors import ConfigError, NonFiniteError
 from onward.kernels.choice import pin, used
+from onward.meta.config import MetaRecipe
+from onward.meta.tasks import Tasks
 from onward.optim import Cell, dc_gain, initial_cell, spectral_radius, write_cell
 from onward.optim.meta import Demand, MetaTrainer, demand
 from onward.train import checkpoint, toml
 from onward.train.events import Ended, Event, OnEvent, Warned, ignore
 from onward.train.folder import DATA, ENV, META, RunFolder, environment, write_json
 from onward.train.interrupt import Interrupt
-from onward.train.meta_config import MetaRecipe
-from onward.train.meta_tasks import Tasks
 from onward.train.resume import environment_changes
 
 WEIGHTS = "meta.safetensors"

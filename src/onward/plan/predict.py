@@ -1,7 +1,7 @@
 """How much memory training takes: predicted by part, checked by one real step, fitted to a budget.
 
 What stays from one mini-batch to the next is counted on the objects themselves; what a step adds is acted out on paper
-(`onward.train.footprint`). Both are what torch's allocator is asked for: Python, libraries and data sets come on top.
+(`onward.plan.footprint`). Both are what torch's allocator is asked for: Python, libraries and data sets come on top.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from onward.core.run import MOST_STEPS, fit_chunk
 from onward.core.synapse import effective
 from onward.data import Batch
 from onward.kernels.fused import fusing
-from onward.train.config import RunConfig
-from onward.train.footprint import (
+from onward.plan.footprint import (
     ACTIVATIONS,
     CREDIT,
     GRADIENTS,
@@ -32,9 +31,10 @@ from onward.train.footprint import (
     Stage,
     runs,
 )
+from onward.plan.onpaper import act
+from onward.plan.outline import outline
+from onward.train.config import RunConfig
 from onward.train.memory import meter
-from onward.train.onpaper import act
-from onward.train.outline import outline
 from onward.train.parts import PRODUCTS, assemble
 
 SAMPLES = 8

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 
 from onward.cli import USER_ERROR, main
 from onward.core.errors import ConfigError, NonFiniteError, OnwardError
+from onward.meta.config import MetaRecipe
+from onward.meta.tasks import RuleTask, Tasks
+from onward.meta.train import KEPT, Judged, Planned, TaskDone, resume_meta
+from onward.meta.train import meta_train as train_optimizer
 from onward.optim import read_record
 from onward.optim.meta import Look
 from onward.train import Event, RunFolder, Warned, checkpoint, toml
-from onward.train.meta_config import MetaRecipe
-from onward.train.meta_tasks import RuleTask, Tasks
-from onward.train.meta_train import KEPT, Judged, Planned, TaskDone, resume_meta
-from onward.train.meta_train import meta_train as train_optimizer
 
 
 @pytest.fixture

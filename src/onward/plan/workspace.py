@@ -24,7 +24,7 @@ from onward.kernels.sparse import (
     SCATTER_POSTS_BELOW,
     ready,
 )
-from onward.train.outline import Outline
+from onward.plan.outline import Outline
 
 BREAK_EVEN = 0.1
 """The share of non-zeros up to which sparse products are taken to be the faster ones where nobody has measured."""

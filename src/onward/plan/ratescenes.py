@@ -11,7 +11,7 @@ from onward.core.graph import Kind, Node
 from onward.core.rates import MASK, RateRule
 from onward.core.rule import Holds
 from onward.core.sequence import PIECE
-from onward.train.footprint import (
+from onward.plan.footprint import (
     ACTIVATIONS,
     CREDIT,
     STATES,
@@ -22,8 +22,8 @@ from onward.train.footprint import (
     Stage,
     WithinSteps,
 )
-from onward.train.outline import Layer
-from onward.train.workspace import INDEX
+from onward.plan.outline import Layer
+from onward.plan.workspace import INDEX
 
 EVENT = 4 * INDEX
 """Bytes an event takes while it is put among its zeros: its place three times, its count twice."""

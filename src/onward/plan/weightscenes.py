@@ -15,8 +15,8 @@ from onward.core.drawn import BLOCK
 from onward.core.graph import Kind, Node
 from onward.core.probe import RayRule
 from onward.core.rule import Holds
-from onward.train.footprint import ACTIVATIONS, GRADIENTS, STATES, SUMS, WORKSPACE, Ledger, Passing, Runs, Stage
-from onward.train.outline import Layer
+from onward.plan.footprint import ACTIVATIONS, GRADIENTS, STATES, SUMS, WORKSPACE, Ledger, Passing, Runs, Stage
+from onward.plan.outline import Layer
 
 BLOCKS = 6
 """Blocks of noise that an update draws at a time: a sum, a direction, the ends of it, and numbers they are made of."""

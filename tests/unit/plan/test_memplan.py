@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from onward.core import GradSink
 from onward.core.rule import LearningRule
 from onward.kernels.compiled import Use, using
+from onward.plan.footprint import GRADIENTS, STATES, WORKSPACE, Ledger
+from onward.plan.predict import EFFECTIVE, INPUT, OPTIMISER, PARAMETERS, RULE, Planner, check, predict, propose
 from onward.rules.online import Online
 from onward.train import RunConfig, parse_tokens
-from onward.train.footprint import GRADIENTS, STATES, WORKSPACE, Ledger
 from onward.train.memory import Allocations
-from onward.train.memplan import EFFECTIVE, INPUT, OPTIMISER, PARAMETERS, RULE, Planner, check, predict, propose
 
 CLOSE = 0.15
 DATA = {

@@ -12,10 +12,10 @@ from onward.core.errors import ConfigError, NonFiniteError
 from onward.core.objective import objectives
 from onward.core.rule import LearningRule
 from onward.data import Batch, Dataset, Loader, augmentation, load
+from onward.meta.config import MetaRecipe
 from onward.optim.meta import Look, Optimizee
 from onward.rules import rules
 from onward.train.folder import Interface
-from onward.train.meta_config import MetaRecipe
 from onward.train.networks import build_network
 from onward.train.parts import (
     PRODUCTS,

@@ -25,8 +25,8 @@ from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.rule import Holds, LearningRule
 from onward.core.signal import Context
-from onward.train.outline import Layer, Outline
-from onward.train.workspace import Products
+from onward.plan.outline import Layer, Outline
+from onward.plan.workspace import Products
 
 STATES, SUMS, ACTIVATIONS = "neuron states", "traces and sums", "activations"
 CREDIT, GRADIENTS, WORKSPACE = "credit", "gradients", "workspace"
