@@ -46,6 +46,7 @@ CHOICES = [
     ["--rule", "dsr", "--model.norm", "batch"],
     ["--rule", "dsr", "--neuron", "dsr-lif"],
     ["--rule", "one-point", "--rule.directions", "2"],
+    ["--rule", "guided", "--rule.alpha", "0.01", "--rule.directions", "2", "--optim", "adam"],
     ["--rule", "pseudo-zo", "--rule.window", "3", "--rule.decay", "0.9", "--optim.clip", "1"],
     ["--precision", "bf16"],
     ["--model.norm", "batch", "--rule", "sltt"],

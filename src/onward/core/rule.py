@@ -30,7 +30,8 @@ class Traits:
     errors travel through the transposed weights. ``stochastic`` whether it draws numbers. ``perturbs`` whether
     training outputs differ from the network's own. ``max_chunk`` the longest chunk it can take; ``updates`` when the
     optimiser steps. ``rate`` whether it learns from the mean output of a sequence alone. ``from_loss`` whether weights
-    are tried out, and no synapse is told an error of its own.
+    are tried out, and no synapse is told an error of its own. ``recalls`` whether what is tried depends on the update
+    before, so that mini-batches of one update do not hear of each other.
     """
 
     backward: Literal["none", "step", "time"]
@@ -43,6 +44,7 @@ class Traits:
     updates: Literal["sequence", "step"] = "sequence"
     rate: bool = False
     from_loss: bool = False
+    recalls: bool = False
 
 
 @dataclass(frozen=True)
