@@ -217,6 +217,10 @@ class RayRule(LearningRule):
         """See `LearningRule.holds`."""
         return Holds()
 
+    def carries(self) -> int:
+        """Bytes that a mini-batch keeps beside its runs, for plans of memory."""
+        return 0
+
     def renews(self) -> int:
         """Bytes that are taken for a moment while the rule takes in what it remembers, for plans of memory."""
         return 2 * sum(buffer.nbytes for buffer in self.buffers())

@@ -93,14 +93,14 @@ class Recall(nn.Module):
         for other in set(self._views) - {view}:
             other.keep()
         drawn = Drawn.known(gradient, names)
-        for parameter, number, values in _blocks(names):
+        for parameter, number, values in blocks_of(names):
             here = view.at(names[parameter], number, len(values))
             self.estimate[here] = drawn.block(parameter, number, values)
             self.weights[here] = values.to(self.weights)
         return Term(1.0, Estimate(self.view()))
 
 
-def _blocks(names: Names) -> Iterator[tuple[nn.Parameter, int, Tensor]]:
+def blocks_of(names: Names) -> Iterator[tuple[nn.Parameter, int, Tensor]]:
     """Every block of every parameter, and its values."""
     for parameter in names:
         for number, values in enumerate(parameter.detach().reshape(-1).split(BLOCK)):
@@ -110,7 +110,7 @@ def _blocks(names: Names) -> Iterator[tuple[nn.Parameter, int, Tensor]]:
 def products(view: View, ray: Direction, names: Names) -> Tensor:
     """The inner products ``[3, 3]`` of last estimate, last update and ``ray``, in float64; memory of a few blocks."""
     total: Tensor | float = 0.0
-    for parameter, number, values in _blocks(names):
+    for parameter, number, values in blocks_of(names):
         guides = view.guides(names[parameter], number, values)
         rows = torch.cat([guides, ray.block(names[parameter], number, values)[None]]).double()
         total = total + rows @ rows.T

@@ -6,6 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
@@ -202,6 +203,10 @@ class LearningRule(nn.Module, ABC):
         traced = [] if self.traits.backward == "time" else [node.index for node in net.synapses]
         noise = len(steps) if perturbs else 0
         return Holds(noise, perturbs, credits=int(stops_at_spikes), traced=frozenset(traced))
+
+    def files(self) -> dict[str, Path]:
+        """Files that its options name, by option: a run records what they hold."""
+        return {}
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""

@@ -42,8 +42,12 @@ class QueryRNN(nn.Module):
         ``penalty`` sum out^2, what a meta-objective adds at every step, is a number.
         """
         out, state["h"], state["c"] = self.core(torch.stack([estimate, update], dim=1), state["h"], state["c"])
-        spread = 1 + out
-        return spread * (len(out) ** 0.5 / spread.norm()), self.penalty * out.square().sum()
+        return scaled(1 + out, len(out)), self.penalty * out.square().sum()
+
+
+def scaled(spread: Tensor, count: int) -> Tensor:
+    """``spread`` with the norm of ``count`` ones."""
+    return spread * (count**0.5 / spread.norm())
 
 
 @dataclass(frozen=True)

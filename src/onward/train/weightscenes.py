@@ -63,7 +63,7 @@ class Probed(Passing):
         self.drop(STATES)
         self.drop(SUMS)
         self.hold(STATES, runs * self.each * (states + delayed))
-        self.hold(SUMS, self.masks + max(runs, 1) * self.once)
+        self.hold(SUMS, self.rule.carries() + self.masks + max(runs, 1) * self.once)
 
     def visit(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
         """See `Scene.visit`; dropout masks are drawn in the first chunk."""
