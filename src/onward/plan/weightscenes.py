@@ -63,7 +63,7 @@ class Probed(Passing):
         self.drop(STATES)
         self.drop(SUMS)
         self.hold(STATES, runs * self.each * (states + delayed))
-        self.hold(SUMS, self.masks + max(runs, 1) * self.once)
+        self.hold(SUMS, self.rule.carries() + self.masks + max(runs, 1) * self.once)
 
     def visit(self, node: Node, layer: Layer, steps: int, holds: Holds) -> float:
         """See `Scene.visit`; dropout masks are drawn in the first chunk."""
@@ -80,7 +80,7 @@ class Probed(Passing):
         """See `Scene.update`: what the rule remembers is made anew, and the gradient is drawn."""
         for part in (STATES, SUMS):
             self.drop(part)
-        self.borrow(2 * sum(buffer.nbytes for buffer in self.rule.buffers()))
+        self.borrow(self.rule.renews())
         learned = [p for p in self.net.parameters() if p.requires_grad]
         self.hold(GRADIENTS, self.stage.stores * sum(p.nbytes for p in learned))
         self.borrow(BLOCKS * self.products.item * max(min(p.numel(), BLOCK) for p in learned))

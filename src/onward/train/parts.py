@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onward._tensors import fingerprint
 from onward.core import (
     GradSink,
     KeyedDraws,
@@ -183,10 +184,12 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     interface = Interface(tuple(first.features), stream.classes, stream.heads)
     teaching = distils.build(config.distil, lambda path: read_teacher(path, interface, device))
     net = build_network(config, interface)
-    files = {**files_read(config.optim), **teacher_files(config.distil), **start(config, net)}
+    rule = rules.build(config.rule)
+    told = {f"rule.{option}": fingerprint(path) for option, path in rule.files().items()}
+    files = {**files_read(config.optim), **told, **teacher_files(config.distil), **start(config, net)}
     net = net.to(device)
     config = config.model_copy(update={"objective": resolve_objective(config)})
-    rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
+    objective, draws = objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
     teaching.check(objective)
     sample = first.batch(torch.arange(1), steps).x.to(device)

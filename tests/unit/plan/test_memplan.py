@@ -55,7 +55,7 @@ RATES = {
     "conv5-ide": "--rule ide --model conv5 --model.width 0.125",
     "conv5-spide": "--rule spide --model conv5 --model.width 0.125",
 }
-TRIED = ["mezo", "forward-difference", "one-point", "es --rule.directions 4", "forward-gradient", "pseudo-zo"]
+TRIED = ["mezo", "forward-difference", "one-point", "es --rule.directions 4", "forward-gradient", "pseudo-zo", "guided"]
 CONV = "--model layers --model.spec 8C5-AP2-16C5-AP2-FC"
 FEW = [
     "--rule opzo --train.steps 6 --train.chunk 6 --train.batch-size 128",
@@ -78,6 +78,8 @@ FEW = [
     "--rule pseudo-zo --train.steps 6 --train.chunk 1 --train.batch-size 128",
     "--rule one-point --train.steps 4 --train.batch-size 16 --model feedback --model.layers 8C5s2 --model.back 8C5",
     f"--rule forward-difference --train.steps 4 --train.chunk 2 --train.batch-size 16 {CONV} --model.norm batch",
+    "--rule guided --rule.alpha 0.01 --train.steps 6 --train.chunk 2 --train.batch-size 128",
+    "--rule guided --train.steps 4 --train.chunk 4 --train.batch-size 32 --optim adam",
     "--rule forward-gradient --train.steps 6 --train.chunk 6 --train.batch-size 128",
     f"--rule forward-gradient --train.steps 4 --train.chunk 1 --train.batch-size 16 {CONV}",
     "--rule forward-gradient --train.steps 4 --train.batch-size 32 --precision bf16 --optim.clip 1",
