@@ -82,7 +82,7 @@ class TrainConfig(BaseModel):
         default=None,
         gt=0,
         le=100,
-        description="learned thresholds start as this percentile of the activations of the ReLU network that has the same "
+        description="learned thresholds start as this percentile of the activations of the ReLU network with the same "
         "weights; none: as the neuron says",
     )
     out: str = Field(default="runs", description="folder in which the run's folder is made")
