@@ -6,7 +6,8 @@
 A recipe is a configuration that ``onward train RECIPE`` accepts. Its table ``[recipe]`` lists rows (flags on top of
 the configuration), seeds, and what must come out. A row that ``starts`` from another, further up, goes on with the
 network that the other learned with the same seed; one that has another as its ``teacher`` learns from it. Each
-training is one ``onward train --json`` process.
+training is one ``onward train --json`` process. Recipes at published size say that they need a GPU; whether the device
+and the data are there is looked at before anything is trained.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ from statistics import mean
 from typing import Any
 
 import torch
+
+from onward.core.errors import DataError, OnwardError
+from onward.data import datasets
+from onward.train import parse_tokens
+from onward.train.networks import check_device
 
 RUNS = {"starts": "--train.init-from", "teacher": "--distil.teacher"}
 """Keys of a row that name another one, and the flags that take its run."""
@@ -102,6 +108,24 @@ def chosen(rows: list[Row], labels: list[str] | None) -> list[Row]:
         if row.label in wanted:
             wanted.update(row.uses.values())
     return [row for row in rows if row.label in wanted]
+
+
+def check(path: Path, recipe: Mapping[str, Any], rows: list[Row], device: str) -> None:
+    """Raises `OnwardError` in words where the recipe needs a GPU, or a row needs data, that is not there."""
+    if recipe.get("needs") == "gpu" and device == "cpu":
+        seen = f"torch sees {torch.cuda.device_count() or 'none'} here"
+        raise OnwardError(
+            f"{path} has the size that was published, and needs a GPU: add --device cuda ({seen}). To try it on a CPU, "
+            f"run `onward train {path}` with flags that make it smaller"
+        )
+    check_device(device)
+    for row in rows:
+        data = parse_tokens([str(path), *row.flags]).data
+        try:
+            datasets.entry(data.name).facts["locate"](data)
+        except DataError as missing:
+            wanted = recipe.get("dataset", data.name)
+            raise OnwardError(f"{path} needs {wanted}, which is not there: {missing}") from None
 
 
 def onward(*arguments: str, threads: int) -> dict:
@@ -210,7 +234,12 @@ def main() -> None:
     asked = parser.parse_args()
     host = Host(asked.threads, asked.device)
     recipe, rows = read(asked.recipe)
-    results = collect(asked.recipe, chosen(rows, asked.rows), asked.seeds or recipe["seeds"], asked.jobs, host)
+    rows = chosen(rows, asked.rows)
+    try:
+        check(asked.recipe, recipe, rows, asked.device)
+    except OnwardError as error:
+        raise SystemExit(str(error)) from None
+    results = collect(asked.recipe, rows, asked.seeds or recipe["seeds"], asked.jobs, host)
     print("| row | mean % | range | BWT | seeds | seconds a run |\n|---|---|---|---|---|---|")
     print("\n".join(result.line for result in results))
     if asked.write:

@@ -11,14 +11,16 @@ from benchmarks.recipes import as_row, chosen, read
 from onward.train import parse_tokens
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_row_is_a_configuration(path: Path) -> None:
     plain, rows = parse_tokens([str(path)]), read(path)[1]
     configs = [parse_tokens([str(path), *row.flags]) for row in rows]
-    assert all(config.data == plain.data and config.train.epochs == plain.train.epochs for config in configs)
+    assert all(config.data == plain.data for config in configs)
+    if path.parent.name != "full":  # whose second stages have epochs of their own
+        assert all(config.train.epochs == plain.train.epochs for config in configs)
     told = {(config.model_dump_json(), *row.uses.items()) for config, row in zip(configs, rows, strict=True)}
     assert len(told) == len(rows)
 

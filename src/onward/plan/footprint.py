@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from onward.core.draws import Draws
+from onward.core.glue import mask_size
 from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.rule import Holds, LearningRule
@@ -227,7 +229,11 @@ class Scene(ABC):
     def masks(self) -> int:
         """Bytes of the dropout masks of a sequence."""
         dropped = [node for node in self.net.of(Kind.DROPOUT) if node.index in self.outline.layers]
-        return sum(self.stage.step(self.outline.layers[node.index]) for node in dropped)
+        layers = {node: self.outline.layers[node.index] for node in dropped}
+        return sum(
+            self.stage.step(layer) // layer.size * prod(mask_size(node.module, layer.features))
+            for node, layer in layers.items()
+        )
 
     def state(self, node: Node, layer: Layer) -> int:
         """Bytes of a neuron's state."""

@@ -78,6 +78,13 @@ class TrainConfig(BaseModel):
     init_from: str | None = Field(
         default=None, description="folder of an earlier run, whose weights training starts from; none: fresh ones"
     )
+    init_thresholds: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="learned thresholds start as this percentile of the activations of the ReLU network with the same "
+        "weights; none: as the neuron says",
+    )
     out: str = Field(default="runs", description="folder in which the run's folder is made")
 
     @model_validator(mode="after")

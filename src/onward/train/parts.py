@@ -44,6 +44,7 @@ from onward.train.folder import Interface
 from onward.train.inherit import start
 from onward.train.leakage import Starts
 from onward.train.networks import build_network, check_device
+from onward.train.rectified import start_thresholds
 from onward.train.teacher import read_teacher, teacher_files
 from onward.train.update import Updater
 from onward.transforms import Transform, Updates, freeze_after_first, transforms
@@ -188,6 +189,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     told = {f"rule.{option}": fingerprint(path) for option, path in rule.files().items()}
     files = {**files_read(config.optim), **told, **teacher_files(config.distil), **start(config, net)}
     net = net.to(device)
+    start_thresholds(config.train, net, first, steps)
     config = config.model_copy(update={"objective": resolve_objective(config)})
     objective, draws = objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
