@@ -50,6 +50,15 @@ app.command(
     usage="Usage: onward pack RUN [--to FILE] [--json]",
 )
 app.command(
+    "onward.cli.energy:energy",
+    name="energy",
+    help="Count a trained network's operations on data, and what energy they take.\n\n"
+    "Beside it stands the same network without spikes, and what training takes by back-propagation, DFA and OPZO. "
+    "Flags such as --data.root say how the data is read, as in `onward train`.",
+    usage="Usage: onward energy RUN [--samples N] [--technology NAME] [--mac PJ] [--ac PJ] [--word PJ] [--traffic] "
+    "[--data NAME|FILE.npz] [--json]",
+)
+app.command(
     "onward.cli.compare:compare",
     name="compare",
     help="Train several learning rules and show them side by side.\n\n"

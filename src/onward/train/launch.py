@@ -159,7 +159,7 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
 
 def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:
     """The run's network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
-    net, loader, chunk = _to_test(folder, data, device)
+    net, loader, chunk = to_test(folder, data, device)
     objective = objectives.build(folder.config().objective)
     batch = next(iter(loader.epoch(0)))
     x, y = batch.x.to(device), batch.y.to(device)
@@ -181,11 +181,11 @@ def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evalu
 
 def members_of_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Members:
     """What each time step of the run's network knows of ``data``; raises `ShapeError` where the samples do not fit."""
-    net, loader, chunk = _to_test(folder, data, device)
+    net, loader, chunk = to_test(folder, data, device)
     return members(net, loader, device, chunk)
 
 
-def _to_test(folder: RunFolder, data: Dataset, device: str) -> tuple[Network, Loader, int]:
+def to_test(folder: RunFolder, data: Dataset, device: str) -> tuple[Network, Loader, int]:
     """The run's network, mini-batches of ``data`` for it, and the chunk that they are walked through in."""
     config, interface = folder.config(), folder.interface()
     if tuple(data.features) != interface.features:
