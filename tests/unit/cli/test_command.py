@@ -358,3 +358,14 @@ def test_comparisons_are_for_one_process(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["compare", *flags]) == USER_ERROR
     assert "start it without torchrun" in capsys.readouterr().err
+
+
+def test_the_same_command_again_goes_on_with_its_run(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["train", *flags, "--train.out", "here", "--continue", "--json"]
+    assert main(told) == 0
+    first = last_line(capsys.readouterr().out)
+    monkeypatch.setattr("onward.train.launch.fit", None)  # a run that has ended is not trained again
+    assert main(told) == 0
+    assert last_line(capsys.readouterr().out) == first
