@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import onward
+
 TRAINING = (sys.executable, "-m", "onward.launch.tied")
 """Runs ``onward ARGUMENTS``, and ends when the process that started it ends."""
+SOURCES = str(Path(onward.__file__).parents[1])
+"""A job runs the same Onward as its launcher, in whatever folder."""
 INTERRUPTED = 130
 MOST_LETTERS = 600
 """Of what a failed job said last."""
@@ -24,8 +28,8 @@ MOST_LETTERS = 600
 class Job:
     """One command of ``onward`` that ends standard output with a JSON object.
 
-    ``name`` is like no other's; ``uses`` has, by flag, the name of a job whose run folder the flag takes; ``gpus`` are
-    asked for where a launcher hands out GPUs.
+    ``name`` is like no other's; ``uses`` has, by flag, the name of a job whose run folder the flag takes, where the
+    flag is empty right behind the command; ``gpus`` are asked for where a launcher hands out GPUs.
     """
 
     name: str
@@ -66,7 +70,8 @@ class Process:
 
     def __init__(self, job: Job, program: tuple[str, ...] = TRAINING, folder: Path | None = None):
         self.job = job
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
+        path = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": path}
         held, self._line = os.pipe()
         self._process = subprocess.Popen(
             [*program, *job.arguments],

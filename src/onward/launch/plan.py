@@ -37,9 +37,10 @@ def carry_out(jobs: Iterable[Job], launcher: Launcher, runs: Mapping[str, str] |
 
 
 def _ready(job: Job, folders: Mapping[str, str]) -> Job:
-    """The job with the folders that its flags take."""
-    runs = chain.from_iterable((flag, folders[name]) for flag, name in job.uses.items())
-    return replace(job, arguments=(*job.arguments, *runs), uses={})
+    """The job with the folders that its flags take; the one that no flag takes stands right behind the command."""
+    first = [folders[name] for flag, name in job.uses.items() if not flag]
+    runs = chain.from_iterable((flag, folders[name]) for flag, name in job.uses.items() if flag)
+    return replace(job, arguments=(*job.arguments[:1], *first, *job.arguments[1:], *runs), uses={})
 
 
 def _check(jobs: Mapping[str, Job], folders: Mapping[str, str]) -> None:
