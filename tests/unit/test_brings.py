@@ -238,7 +238,7 @@ def test_a_flag_that_only_some_of_the_compared_rules_know() -> None:
 
 
 def test_a_comparison_says_what_is_not_the_same() -> None:
-    found = differing(planned(["--model.hidden", "8"], "bp,bptt,fake"))
+    found = differing(planned(["--model.hidden", "8", "--train.steps", "3"], "bp,bptt,fake"))
     assert found == {
         "neuron": {"bp": "lif", "bptt": "lif", "fake": "if"},
         "objective": {"bp": "per-step", "bptt": "per-step", "fake": "readout"},

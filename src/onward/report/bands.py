@@ -23,8 +23,7 @@ from onward.report.figures import (
     _spread,
     _text,
 )
-from onward.report.palette import paint
-from onward.report.palette import series as role_of
+from onward.report.palette import paint, series_role
 
 Spread = tuple[float, float, float, float]
 """x, and of the runs that reach it the lowest, the mean and the highest."""
@@ -69,7 +68,7 @@ def _drawn(spreads: Mapping[str, list[Spread]], means: Mapping[str, list[Point]]
     for place, (name, points) in enumerate(means.items()):
         if not points:
             continue
-        role, band = role_of(place), spreads[name]
+        role, band = series_role(place), spreads[name]
         around = [*((x(a), y(high)) for a, _, _, high in band), *((x(a), y(low)) for a, low, _, _ in reversed(band))]
         yield f'<polygon points="{_path(around)}" {paint(fill=role)} fill-opacity="0.18"/>'
         yield f'<polyline points="{_path([(x(a), y(b)) for a, b in points])}" {paint(stroke=role)} stroke-width="2"/>'
