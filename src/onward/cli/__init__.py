@@ -61,6 +61,12 @@ app.command(
     "[--row LABEL] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
 )
 app.command(
+    "onward.cli.reproduce:reproduce",
+    name="reproduce",
+    help="Train a published result again, and say whether it came out; --list shows what there is.",
+    usage="Usage: onward reproduce NAME [--recorded] [--row LABEL] [--seed N] [--launcher local|ray|slurm] [--json]",
+)
+app.command(
     "onward.cli.rules:rules",
     name="rules",
     help="List every learning rule and every choice of the credit grid, or those called NAME.\n\n"

@@ -72,12 +72,13 @@ def compare(
         plan = folder.plan()
     where = folder.path if folder else out
     runs = launcher_called(launcher, cores, where / "slurm", slurm)  # before a folder is made that stays empty
-    return carry_out(plan, folder or ComparisonFolder.create(out, plan), runs, json)
+    code, told = carry_out(plan, folder or ComparisonFolder.create(out, plan), runs, console(json))
+    emit(json, told)
+    return code
 
 
-def carry_out(plan: Plan, folder: ComparisonFolder, launcher: Launcher, json: bool) -> int:
-    """Runs what is missing, and writes and shows what has come of it."""
-    out = console(json)
+def carry_out(plan: Plan, folder: ComparisonFolder, launcher: Launcher, out: Console) -> tuple[int, Mapping[str, Any]]:
+    """Runs what is missing, writes and shows what has come of it; returns the exit code and the record."""
     folder.begin(plan)
     failed, interrupted = list[Outcome](), False
     try:
@@ -92,8 +93,7 @@ def carry_out(plan: Plan, folder: ComparisonFolder, launcher: Launcher, json: bo
     _show(out, found, folder)
     if interrupted or failed:
         out.print(f"Go on with: onward compare {folder.path}", soft_wrap=True)
-    emit(json, told)
-    return INTERRUPTED if interrupted else FAILED if failed else 0
+    return INTERRUPTED if interrupted else FAILED if failed else 0, told
 
 
 def planned(
