@@ -61,11 +61,19 @@ app.command(
 app.command(
     "onward.cli.compare:compare",
     name="compare",
-    help="Train several learning rules and show them side by side.\n\n"
+    help="Train learning rules, or the rows of a recipe, with several seeds, and show them side by side.\n\n"
     "Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST. "
     "Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone. A "
-    "rule that brings a network, neuron or objective of its own gets it unless recipe or flags say otherwise.",
-    usage="Usage: onward compare [RECIPE.toml] [--rules NAME,NAME] [--FIELD VALUE ...] [--json]",
+    "rule that brings a network, neuron or objective of its own gets it unless recipe or flags say otherwise. Named "
+    "again by its folder, a comparison goes on where it was cut short.",
+    usage="Usage: onward compare [RECIPE.toml | FOLDER] [--rules NAME,NAME] [--datasets NAME,NAME] [--seeds 0,1,2] "
+    "[--row LABEL] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
+)
+app.command(
+    "onward.cli.reproduce:reproduce",
+    name="reproduce",
+    help="Train a published result again, and say whether it came out; --list shows what there is.",
+    usage="Usage: onward reproduce NAME [--recorded] [--row LABEL] [--seed N] [--launcher local|ray|slurm] [--json]",
 )
 app.command(
     "onward.cli.rules:rules",

@@ -7,7 +7,7 @@ from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Sav
 from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
-from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, members_of_run, train
+from onward.train.launch import Evaluation, Summary, evaluate_run, members_of_run, train
 from onward.train.members import Members, members
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
@@ -18,7 +18,6 @@ from onward.train.state import Fitted, Progress
 __all__ = [
     "BatchDone",
     "CheckpointError",
-    "Comparison",
     "Diverged",
     "Ended",
     "EpochDone",
@@ -39,7 +38,6 @@ __all__ = [
     "Trained",
     "Warned",
     "assemble",
-    "compare",
     "evaluate_run",
     "fit",
     "load",

@@ -1,14 +1,13 @@
-"""Whole jobs: train a configuration in a run folder, evaluate a run, compare learning rules (`resume` is apart)."""
+"""Whole jobs: train a configuration in a run folder, evaluate a run (`resume` is apart)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from onward.core import Network, evaluate
 from onward.core.errors import ShapeError
@@ -16,12 +15,11 @@ from onward.core.group import ALONE, Group
 from onward.core.objective import objectives
 from onward.core.run import MOST_STEPS
 from onward.data import Dataset, Loader
-from onward.report import curves
 from onward.train import checkpoint
 from onward.train.config import RunConfig
-from onward.train.events import Ended, OnEvent, Started, ignore
+from onward.train.events import OnEvent, Started, ignore
 from onward.train.fit import fit
-from onward.train.folder import RunFolder, write_json
+from onward.train.folder import RunFolder
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.members import Members, members
@@ -207,69 +205,3 @@ def interval(percent: float, samples: int) -> tuple[float, float]:
     centre, width = p + z * z / (2 * samples), z * sqrt(p * (1 - p) / samples + (z / (2 * samples)) ** 2)
     scale = 100 / (1 + z * z / samples)
     return (centre - width) * scale, (centre + width) * scale
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One summary for each rule, and where the picture and the runs are.
-
-    ``differs`` has the fields, other than the rule's, that are not the same for all: for each label its value or name.
-    """
-
-    folder: str
-    figure: str
-    runs: dict[str, Summary]
-    differs: dict[str, dict[str, Any]]
-
-
-def compare(configs: Mapping[str, RunConfig], on_event: OnEvent = ignore) -> Comparison:
-    """Trains each configuration, keyed by a label, under one folder; draws accuracy over epochs as an SVG.
-
-    Ctrl-C ends the run at hand and starts no other.
-    """
-    first = next(iter(configs.values()))
-    folder = RunFolder.create(Path(first.train.out), f"compare-{first.data.name}-{first.model.name}")
-    runs: dict[str, Summary] = {}
-    for label, config in configs.items():
-        runs[label] = train(_inside(config, folder.path), on_event, label)
-        if runs[label].interrupted:
-            on_event(Ended("the rules after this one were not run"))
-            break
-    figure = folder.figures / "accuracy.svg"
-    figure.write_text(_accuracy_figure(runs, configs), encoding="utf-8")
-    comparison = Comparison(str(folder.path), str(figure), runs, _differing(configs))
-    write_json(folder.path / "comparison.json", asdict(comparison))
-    return comparison
-
-
-def _inside(config: RunConfig, out: Path) -> RunConfig:
-    return config.model_copy(update={"train": config.train.model_copy(update={"out": str(out)})})
-
-
-def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
-    trees = [config.model_dump(exclude={"rule"}) for config in configs.values()]
-    return {".".join(path): dict(zip(configs, values, strict=True)) for path, values in _unequal(trees, ())}
-
-
-def _unequal(trees: Sequence[Mapping[str, Any]], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Fields in which the trees differ, and their values; of a choice its name, or its options where names agree."""
-    for key in trees[0]:
-        here, values = (*path, key), [tree[key] for tree in trees]
-        names = [value.get("name") if isinstance(value, Mapping) else value for value in values]
-        if any(name != names[0] for name in names):
-            yield here, names
-        elif isinstance(values[0], Mapping):
-            yield from _unequal(values, here)
-
-
-def _accuracy_figure(runs: Mapping[str, Summary], configs: Mapping[str, RunConfig]) -> str:
-    series = {label: list(_accuracies(RunFolder(Path(summary.run)))) for label, summary in runs.items()}
-    judged = "held-out" if any(config.train.validation for config in configs.values()) else "test"
-    subjects = dict.fromkeys(f"{config.data.name}, {config.model.name}" for config in configs.values())
-    return curves(series, " / ".join(subjects), "epoch", f"{judged} accuracy (%)")
-
-
-def _accuracies(folder: RunFolder) -> Iterable[tuple[float, float]]:
-    for line in folder.metrics():
-        if line["score"] is not None:
-            yield line["epoch"], line["score"]["accuracy"]
