@@ -201,6 +201,10 @@ class LearningRule(nn.Module, ABC):
         noise = len(steps) if perturbs else 0
         return Holds(noise, perturbs, credits=int(stops_at_spikes), traced=frozenset(traced))
 
+    def feedback(self) -> dict[int, Tensor]:
+        """The matrices ``[n, m]`` that take errors at the output straight to hidden neurons, by node index."""
+        return {}
+
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""
         return {}
