@@ -208,6 +208,10 @@ class LearningRule(nn.Module, ABC):
         """Files that its options name, by option: a run records what they hold."""
         return {}
 
+    def feedback_matrices(self) -> dict[int, Tensor]:
+        """The matrices ``[n, m]`` that take errors at the output straight to hidden neurons, by node index."""
+        return {}
+
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""
         return {}

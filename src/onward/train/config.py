@@ -97,6 +97,24 @@ class TrainConfig(BaseModel):
         return self
 
 
+class ProbeConfig(BaseModel):
+    """What is noted after every epoch, on a few samples, for the run's page; no result depends on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(
+        default=64, ge=0, description="samples of the test (or held-out) data that layers are looked at on; 0: none"
+    )
+    credit_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs from one comparison of gradients with BP's and BPTT's to the next; none: never",
+    )
+    draws: int = Field(
+        default=4, ge=1, description="gradients of the rule that a comparison takes, for bias and spread"
+    )
+
+
 class RunConfig(BaseModel):
     """Everything that decides a run's result.
 
@@ -126,6 +144,9 @@ class RunConfig(BaseModel):
     )
     optim: OptimField = Field(default=optimizers.parse("adam"), description="how gradients become updates")
     train: TrainConfig = Field(default=TrainConfig(), description="how long, how much at a time, what is kept")
+    probe: ProbeConfig = Field(
+        default=ProbeConfig(), description="what is noted for the run's page; no result depends on it"
+    )
     seed: int = Field(default=0, description="fixes initial weights, order of samples, and noise")
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
     precision: Literal["f32", "bf16"] = Field(

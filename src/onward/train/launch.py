@@ -18,14 +18,15 @@ from onward.data import Dataset, Loader
 from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.events import OnEvent, Started, ignore
-from onward.train.fit import fit
-from onward.train.folder import RunFolder
+from onward.train.fit import fit, tested
+from onward.train.folder import SAMPLES, RunFolder
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.members import Members, members
 from onward.train.memory import meter
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
+from onward.train.samples import shown
 from onward.train.score import score
 from onward.train.state import Fitted
 
@@ -109,6 +110,8 @@ def carry_out(
             learn(parts, config, start, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
             stream = retention(parts.stream.names, fitted.matrix, fitted.leaks) if not fitted.interrupted else None
     accuracy, loss, reported = _stream_score(stream) if stream else _final(parts, config, folder, fitted)
+    if folder is not None:
+        _show_samples(parts, folder)
     if folder is not None and stream is not None:
         (folder.figures / "tasks.svg").write_text(figure(stream, title), encoding="utf-8")
     summary = Summary(
@@ -128,6 +131,13 @@ def carry_out(
     if folder is not None and not fitted.interrupted:
         folder.done(asdict(summary))
     return summary
+
+
+def _show_samples(parts: Parts, folder: RunFolder) -> None:
+    """Notes what the run's page shows of single samples."""
+    batch = parts.looked_at()
+    if batch is not None:
+        folder.note(SAMPLES, {"samples": shown(parts.net, parts.objective, batch, parts.chunk)})
 
 
 Tested = tuple[float | None, float | None, str]
@@ -151,7 +161,7 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
             checkpoint.read_modules(folder.trained(), parts.net, parts.rule)
         parts.equalise()
     reported = f"epoch {best}, the best on held-out data" if best else f"epoch {progress.epoch}, the last"
-    found = score(parts.net, parts.objective, parts.tests[0], parts.device, parts.chunk)
+    found = tested(parts, parts.tests[0], "test", progress, folder)
     return found.accuracy, found.loss, reported
 
 
