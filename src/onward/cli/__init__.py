@@ -50,6 +50,12 @@ app.command(
     usage="Usage: onward pack RUN [--to FILE] [--json]",
 )
 app.command(
+    "onward.cli.report:report",
+    name="report",
+    help="Draw what a run recorded on one page of HTML, report.html in its folder.",
+    usage="Usage: onward report RUN [--json]",
+)
+app.command(
     "onward.cli.compare:compare",
     name="compare",
     help="Train several learning rules and show them side by side.\n\n"

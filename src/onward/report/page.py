@@ -142,6 +142,7 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--least)),1fr))}
 figure{margin:0;min-width:0;padding:1rem;background:var(--c-paper);border:1px solid var(--c-grid);border-radius:10px}
 figcaption{margin-top:.6rem;font-size:.85rem;line-height:1.5}
 svg{display:block;width:100%;height:auto;max-height:80vh}
+.narrow{max-width:34rem;margin:1.25rem 0}
 .facts{display:grid;gap:1.5rem 2rem;margin:2rem 0 0;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr))}
 .facts dt{font-size:.85rem;color:var(--c-mute)}
 .facts dd{margin:0;font-size:.8rem;line-height:1.45;color:var(--c-mute)}
