@@ -201,7 +201,7 @@ class LearningRule(nn.Module, ABC):
         noise = len(steps) if perturbs else 0
         return Holds(noise, perturbs, credits=int(stops_at_spikes), traced=frozenset(traced))
 
-    def feedback(self) -> dict[int, Tensor]:
+    def direct_feedback(self) -> dict[int, Tensor]:
         """The matrices ``[n, m]`` that take errors at the output straight to hidden neurons, by node index."""
         return {}
 

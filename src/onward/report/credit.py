@@ -20,7 +20,7 @@ MEASURES = (
     ("cosine", "cosine", "Of single gradients: 1 is the same direction, 0 a right angle.", False),
     ("settled", "cosine of the mean", "Of the mean of all draws: what noise alone took away is back.", False),
     ("ratio", "norm ratio", "The rule's length over the reference's.", True),
-    ("bias", "bias", "Distance of the mean from the reference, over the reference's length.", True),
+    ("bias", "bias", "Distance of the mean from the reference, over the reference's length.", False),
     ("deviation", "spread", "Standard deviation from draw to draw, over the reference's length.", True),
 )
 """Name in the record, title, what one sees, and whether its axis is logarithmic."""
@@ -74,7 +74,5 @@ def _measures(seen: list[tuple[int, Credit]], reference: str) -> Iterator[Html]:
                 value = measures.get(key)
                 if value is not None:
                     series.setdefault(layer, []).append((place, value))
-        if key in ("cosine", "settled"):
-            yield figure(panels.over_epochs(title, series, bounds=(0.0, 1.0)), meaning)
-        else:
-            yield figure(panels.over_epochs(title, series, logarithmic=logarithmic), meaning)
+        bounds = () if logarithmic else (0.0, 1.0)
+        yield figure(panels.over_epochs(title, series, bounds=bounds, logarithmic=logarithmic), meaning)

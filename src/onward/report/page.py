@@ -85,7 +85,7 @@ def paragraph(content: Any, kind: str = "") -> Html:
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> Html:
-    """A table; numbers, and what starts like one, stand to the right. The first column names the row."""
+    """A table; numbers, with their unit, stand to the right. The first column names the row."""
     head = "".join(f'<th scope="col">{html(name)}</th>' for name in header)
     body = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in rows)
     top = f"<thead><tr>{head}</tr></thead>" if header else ""
@@ -95,7 +95,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> Html:
 def _cell(place: int, value: Any) -> str:
     if place == 0:
         return f'<th scope="row">{html(value)}</th>'
-    numeric = isinstance(value, (int, float)) or re.match(r"[-+]?\d", str(value))
+    numeric = isinstance(value, (int, float)) or re.fullmatch(r"[-+]?\d\S*( \S{1,3})?", str(value))
     return f'<td class="number">{html(value)}</td>' if numeric else f"<td>{html(value)}</td>"
 
 
@@ -164,6 +164,5 @@ figure{padding:.7rem}.facts{gap:1.1rem 1.25rem;grid-template-columns:repeat(auto
 @page{margin:14mm}
 @media print{:root{--ground:#fff}body{max-width:none;padding:0;font-size:10pt}nav{display:none}
 section{margin-top:1.5rem;padding-top:1rem}h2,h3,.caption{break-after:avoid}figure,tr,.facts div{break-inside:avoid}
-.grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,calc(var(--least)*.72)),1fr))}
 pre{white-space:pre-wrap}.scroll{overflow:visible}}
 """

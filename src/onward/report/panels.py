@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from math import ceil, isfinite, log10
+from math import ceil, floor, isfinite, log10
 
 from onward.report.palette import paint, series_role
 from onward.report.png import Channel, data_url
@@ -73,12 +73,12 @@ def _points(points: Sequence[Point], logarithmic: bool) -> list[Point]:
 
 
 def _value(value: float, logarithmic: bool) -> str:
-    return f"{10**value if logarithmic else value:.3g}"
+    shown = 10**value if logarithmic else value
+    return f"{shown:,.0f}" if abs(shown) >= 1000 else f"{shown:.3g}"
 
 
 def _polylines(drawn: Mapping[str, list[Point]], labels: Mapping[str, str], x: Axis, y: Axis) -> Iterator[str]:
-    heights = spread({name: y(drawn[name][-1][1]) for name in labels}, LABEL + 2)
-    beyond = max(0.0, max(heights.values(), default=0.0) + 6 - y.start)
+    heights = _above(spread({name: y(drawn[name][-1][1]) for name in labels}, LABEL + 2), y.start - 6)
     for place, (name, points) in reversed(list(enumerate(drawn.items()))):
         role, width = (series_role(place), 2) if name in labels else ("grid", 1)
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
@@ -86,15 +86,30 @@ def _polylines(drawn: Mapping[str, list[Point]], labels: Mapping[str, str], x: A
         if name in labels:
             a, b = points[-1]
             yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.6" {paint(fill=role)}/>'
-            yield text(x(a) + 7, heights[name] + 4 - beyond, labels[name], "start", size=LABEL, role=role)
+            yield text(x(a) + 7, heights[name] + 4, labels[name], "start", size=LABEL, role=role)
+
+
+def _above(heights: Mapping[str, float], bottom: float) -> dict[str, float]:
+    """The same heights, none below ``bottom``, nor closer to one another than labels may be."""
+    placed, room = {}, bottom
+    for name, height in sorted(heights.items(), key=lambda item: -item[1]):
+        placed[name] = min(height, room)
+        room = placed[name] - LABEL - 2
+    return placed
 
 
 def _ways(x: Axis, y: Axis, x_label: str, logarithmic: bool = False) -> Iterator[str]:
     """Axes, ticks and the label below."""
-    for tick in y.ticks():
+    for tick in _decades(y) if logarithmic else y.ticks():
         yield f'<path d="M{LEFT} {y(tick):.1f}H{x.stop:.1f}" {paint(stroke="grid")}/>'
         yield text(LEFT - 6, y(tick) + 4, _value(tick, logarithmic), "end", size=11, role="mute")
     yield from _across(x, x_label, y.start)
+
+
+def _decades(y: Axis) -> list[float]:
+    """Powers of ten where the axis, of logarithms, holds two of them, else round steps."""
+    found = [float(k) for k in range(ceil(y.low), floor(y.high) + 1)]
+    return found[:: ceil(len(found) / 6)] if len(found) > 1 else y.ticks()
 
 
 def _across(x: Axis, label: str, height: float) -> Iterator[str]:
@@ -159,7 +174,7 @@ def histogram(title: str, low: float, high: float, counts: Values, slopes: Value
     curve = [
         f"{x.start + (k + 0.5) * step:.1f},{bottom - s / (steepest or 1) * room:.1f}"
         for k, s in enumerate(slopes)
-        if s is not None
+        if s is not None and 0 < k < len(slopes) - 1  # the bins at the ends hold whatever is beyond
     ]
     parts = [f'<path d="{bars}" {paint(fill="0")} fill-opacity="0.45"/>']
     if level is not None:

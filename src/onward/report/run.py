@@ -91,11 +91,10 @@ def _headline(record: Record) -> Iterator[Fact]:
         last = scored[-1]
         assert last.score
         yield f"{last.judged_on} accuracy", (percent(last.score.accuracy), f"after epoch {last.epoch}")
-    built = [f"{k.replace('_', ' ')} {shown(v)}" for k, v in config.model.model_dump().items() if k != "name"]
-    neurons = (
-        f"{', '.join([*built[:3], ''])}{config.neuron.name} neurons, {counted(config.train.steps or 1, 'time step')}"
-    )
-    yield "network", (config.model.name, neurons)
+    sizes = {k: v for k, v in config.model.model_dump().items() if isinstance(v, (int, float, list, tuple))}
+    built = [f"{k.replace('_', ' ')} {shown(v)}" for k, v in sizes.items() if not isinstance(v, bool)]
+    neurons = f"{config.neuron.name} neurons, {counted(config.train.steps or 1, 'time step')}"
+    yield "network", (config.model.name, ", ".join([*built[:3], neurons]))
     if result is not None:
         yield "parameters", (f"{result.parameters:,}", f"{config.weights.name} weights, trained")
         yield "time", (duration(result.seconds), f"{counted(result.epochs, 'epoch')} and tests, on {_device(record)}")
@@ -230,14 +229,13 @@ def effort(record: Record) -> Section | None:
         rows += [
             ("peak memory", f"{bytes_of(result.peak_bytes)}, {_memory_of(record)}"),
             ("training speed", f"{result.samples_per_second:,.0f} samples a second, loading and updates included"),
-            ("in all", duration(result.seconds)),
+            ("in all", f"{duration(result.seconds)} from start to test"),
         ]
     looked = [e.observed.credit.seconds for e in record.epochs if e.observed.credit]
     if looked:
         rows.append(("comparing gradients", f"{duration(sum(looked))} of it, on {counted(len(looked), 'occasion')}"))
-    body = grid(
-        [figure(panels.lines("samples a second", _known({**pace, **tested}), "epoch", bounds=[0])), table(rows)]
-    )
+    speed = figure(panels.lines("samples a second", _known({**pace, **tested}), "epoch", bounds=[0]))
+    body = grid([speed, table(rows)], least=420)
     return Section("Time and memory", body, f"Measured on {_device(record)}.")
 
 
