@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -218,7 +218,7 @@ def read(folder: RunFolder) -> Record:
     )
 
 
-def _file(folder: RunFolder, name: str, kind: Callable[..., T]) -> T | None:
+def _file(folder: RunFolder, name: str, kind: type[T]) -> T | None:
     found = folder.record(name)
     return _checked(found, kind, folder.path / name) if found else None
 
@@ -233,10 +233,9 @@ def _epochs(path: Path) -> list[Epoch]:
     return [_checked(value, Epoch, path) for value in values]
 
 
-def _checked(value: Any, kind: Callable[..., T], path: Path) -> T:
+def _checked(value: Any, kind: type[T], path: Path) -> T:
     try:
-        adapter: TypeAdapter[T] = TypeAdapter(kind)
-        return adapter.validate_python(value)
+        return TypeAdapter(kind).validate_python(value)
     except (ValidationError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deeply"}
         place = ".".join(map(str, first["loc"]))[:80]

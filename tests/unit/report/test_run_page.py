@@ -97,6 +97,16 @@ def test_energy_is_shown_where_it_is_known(run: Path) -> None:
     assert "total.inference, uJ" in text
 
 
+def test_a_stream_shows_its_tasks(run: Path) -> None:
+    done = json.loads((run / "DONE").read_text())
+    stream = {"tasks": ["a", "<b>"], "matrix": [[50, 50], [90, 60], [80, 95]], "accuracy": 87.5, "backward": -10.0}
+    (run / "DONE").write_text(json.dumps({**done, "stream": {**stream, "forward": None, "leakage": [{}, {}]}}))
+    text = " ".join(parsed(run_page(read(RunFolder.open(run)))).text)
+    assert "Tasks 1 to 2: a, <b>." in text
+    assert "-10.00" in text
+    assert "lesson 2" in text
+
+
 def test_an_unfinished_run_has_a_page_and_says_so(run: Path) -> None:
     for name in ("DONE", "samples.json", "confusion.json", "metrics.jsonl"):
         (run / name).unlink()
