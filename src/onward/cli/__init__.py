@@ -59,6 +59,12 @@ app.command(
     "[--data NAME|FILE.npz] [--json]",
 )
 app.command(
+    "onward.cli.report:report",
+    name="report",
+    help="Draw what a run recorded on one page of HTML, report.html in its folder.",
+    usage="Usage: onward report RUN [--json]",
+)
+app.command(
     "onward.cli.compare:compare",
     name="compare",
     help="Train learning rules, or the rows of a recipe, with several seeds, and show them side by side.\n\n"

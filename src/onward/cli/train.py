@@ -11,6 +11,7 @@ from onward.cli import INTERRUPTED
 from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
+from onward.cli.report import show_page
 from onward.train import Summary, parse_tokens
 from onward.train import train as train_anew
 from onward.train.lessons import Retention
@@ -43,6 +44,8 @@ def train(*tokens: Tokens, go_on: Continue = False, json: Json = False, help: He
         with progress(out) as on_event:
             summary = run(config, on_event, group=group)
         out.print(closing(summary), soft_wrap=True)
+        if group.rank == 0:
+            show_page(out, summary.run)
         emit(json, asdict(summary), group.rank)
     return INTERRUPTED if summary.interrupted else 0
 

@@ -208,7 +208,7 @@ class LearningRule(nn.Module, ABC):
         """Files that its options name, by option: a run records what they hold."""
         return {}
 
-    def feedback_matrices(self) -> dict[int, Tensor]:
+    def direct_feedback(self) -> dict[int, Tensor]:
         """The matrices ``[n, m]`` that take errors at the output straight to hidden neurons, by node index."""
         return {}
 

@@ -70,10 +70,10 @@ class DirectFeedback(Quiet, ABC):
 
     def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """g = B e."""
-        return {index: Feedback(head.error, b.to(head.error)) for index, b in self.feedback(head.port).items()}
+        return {index: Feedback(head.error, b.to(head.error)) for index, b in self.direct_feedback(head.port).items()}
 
-    def feedback(self, port: Port) -> dict[int, Tensor]:
-        """See `Spatial.feedback`."""
+    def direct_feedback(self, port: Port) -> dict[int, Tensor]:
+        """See `Spatial.direct_feedback`."""
         return {node.index: getattr(self, slot(node, port)).detach() for node in port.below}
 
 

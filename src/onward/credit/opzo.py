@@ -159,8 +159,8 @@ class OPZO(Noisy):
         """See `Spatial.finish`."""
         self._absorb(carry, sink.total)
 
-    def feedback(self, port: Port) -> dict[int, Tensor]:
-        """See `Spatial.feedback`."""
+    def direct_feedback(self, port: Port) -> dict[int, Tensor]:
+        """See `Spatial.direct_feedback`."""
         return {node.index: self.matrix(node, to) for node, to, _ in self._maps if to is port}
 
     def reliability(self) -> dict[str, float]:

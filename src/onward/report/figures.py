@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, isfinite, log10
+from math import isfinite
 
 from onward.report.palette import paint, series_role
+from onward.report.svg import Axis
+from onward.report.svg import axis as _axis
+from onward.report.svg import spread as _spread
+from onward.report.svg import text as _text
 
 Point = tuple[float, float]
 
@@ -15,37 +18,6 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 40, 52
 BAR, BAR_LEFT, MARGIN = 22, 160, 60
 CELL, CELL_LEFT = 28, 90
 GAP, LETTER = 12, 7.5
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values from ``low`` to ``high``, drawn from pixel ``start`` to pixel ``stop``."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def __call__(self, value: float) -> float:
-        """The pixel of a value."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        """Round values along the axis, at most about six."""
-        step = _round_step((self.high - self.low) / 5)
-        return [k * step for k in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1)]
-
-
-def _round_step(rough: float) -> float:
-    """The least of 1, 2, 5 times a power of ten that is not below ``rough``."""
-    power = 10.0 ** floor(log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-
-
-def _axis(values: Sequence[float], start: float, stop: float) -> Axis:
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    margin = 0.05 * (high - low) or 0.5
-    return Axis(low - margin, high + margin, start, stop)
 
 
 def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_label: str) -> str:
@@ -182,16 +154,3 @@ def _margin(series: Mapping[str, Sequence[Point]]) -> float:
     """Room for the labels to the right of the lines."""
     longest = max((len(_label(name, points)) for name, points in series.items() if points), default=0)
     return max(RIGHT, GAP + LETTER * longest)
-
-
-def _spread(wanted: Mapping[str, float], gap: float = 16) -> dict[str, float]:
-    """Heights near the wanted ones, no two closer than ``gap``."""
-    placed: dict[str, float] = {}
-    for name, height in sorted(wanted.items(), key=lambda item: item[1]):
-        placed[name] = max(height, max(placed.values(), default=-gap) + gap)
-    return placed
-
-
-def _text(x: float, y: float, text: str, anchor: str, *, size: int = 13, role: str = "ink") -> str:
-    style = f'text-anchor="{anchor}" font-size="{size}" {paint(fill=role)}'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

@@ -85,7 +85,7 @@ def paragraph(content: Any, kind: str = "") -> Html:
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> Html:
-    """A table; numbers, and what starts like one, stand to the right. The first column names the row."""
+    """A table; numbers, with their unit, stand to the right. The first column names the row."""
     head = "".join(f'<th scope="col">{html(name)}</th>' for name in header)
     body = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in rows)
     top = f"<thead><tr>{head}</tr></thead>" if header else ""
@@ -95,7 +95,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> Html:
 def _cell(place: int, value: Any) -> str:
     if place == 0:
         return f'<th scope="row">{html(value)}</th>'
-    numeric = isinstance(value, (int, float)) or re.match(r"[-+]?\d", str(value))
+    numeric = isinstance(value, (int, float)) or re.fullmatch(r"[-+]?\d\S*( \S{1,3})?", str(value))
     return f'<td class="number">{html(value)}</td>' if numeric else f"<td>{html(value)}</td>"
 
 
@@ -142,6 +142,7 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--least)),1fr))}
 figure{margin:0;min-width:0;padding:1rem;background:var(--c-paper);border:1px solid var(--c-grid);border-radius:10px}
 figcaption{margin-top:.6rem;font-size:.85rem;line-height:1.5}
 svg{display:block;width:100%;height:auto;max-height:80vh}
+.narrow{max-width:34rem;margin:1.25rem 0}
 .facts{display:grid;gap:1.5rem 2rem;margin:2rem 0 0;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr))}
 .facts dt{font-size:.85rem;color:var(--c-mute)}
 .facts dd{margin:0;font-size:.8rem;line-height:1.45;color:var(--c-mute)}
@@ -163,6 +164,5 @@ figure{padding:.7rem}.facts{gap:1.1rem 1.25rem;grid-template-columns:repeat(auto
 @page{margin:14mm}
 @media print{:root{--ground:#fff}body{max-width:none;padding:0;font-size:10pt}nav{display:none}
 section{margin-top:1.5rem;padding-top:1rem}h2,h3,.caption{break-after:avoid}figure,tr,.facts div{break-inside:avoid}
-.grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,calc(var(--least)*.72)),1fr))}
 pre{white-space:pre-wrap}.scroll{overflow:visible}}
 """

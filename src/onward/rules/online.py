@@ -128,9 +128,9 @@ class Online(LearningRule):
         if not self.every_step:
             self.spatial.finish(lesson.carry, lesson.sink)
 
-    def feedback_matrices(self) -> dict[int, Tensor]:
-        """See `LearningRule.feedback`."""
-        return self.spatial.feedback(self._port)
+    def direct_feedback(self) -> dict[int, Tensor]:
+        """See `LearningRule.direct_feedback`."""
+        return self.spatial.direct_feedback(self._port)
 
     def metrics(self) -> dict[str, float]:
         """See `LearningRule.metrics`."""

@@ -75,7 +75,7 @@ def compared(
     return {
         "draws": count,
         "gradients": measures,
-        "feedback": alignment(net, _as(own, rule).feedback_matrices(), batch, draws, chunk),
+        "feedback": alignment(net, _as(own, rule).direct_feedback(), batch, draws, chunk),
         "missing": missing,
         "seconds": perf_counter() - began,
     }

@@ -85,20 +85,19 @@ class _Traces:
             potentials.append(firing.potential[:, self.rows].flatten(2).float().cpu())
 
     def noted(self, place: int) -> list[dict[str, Any]]:
-        """The layers of one sample: the neurons that fire most in all samples shown, in their order in the layer."""
+        """The layers of one sample: the neurons whose spikes vary most over time and samples, in the layer's order."""
         names = list(self.spikes)
         kept = [names[k * len(names) // min(LAYERS, len(names))] for k in range(min(LAYERS, len(names)))]
         return [self._layer(name, place) for name in kept]
 
     def _layer(self, name: str, place: int) -> dict[str, Any]:
         spikes, potentials = torch.cat(self.spikes[name])[:STEPS], torch.cat(self.potentials[name])[:STEPS]
-        total = spikes.sum((0, 1))
-        neurons = total.topk(min(NEURONS, len(total))).indices.sort().values
+        neurons = _most_varied(spikes.flatten(0, 1), NEURONS)
         fired, u = spikes[:, place, neurons], potentials[:, place, neurons]
-        traced = fired.sum(0).topk(min(TRACES, len(neurons))).indices.sort().values
+        traced = _most_varied(fired, TRACES)
         return {
             "name": name,
-            "of": len(total),
+            "of": spikes.shape[-1],
             "neurons": neurons.tolist(),
             "spikes": [fired[:, k].nonzero().flatten().tolist() for k in range(len(neurons))],
             "rate": float(spikes[:, place].float().mean()),
@@ -106,6 +105,12 @@ class _Traces:
             "traced": traced.tolist(),
             "potentials": _rounded(u[:, traced].T),
         }
+
+
+def _most_varied(spikes: Tensor, count: int) -> Tensor:
+    """The ``count`` columns of ``spikes`` whose mean is nearest to one half, in their order."""
+    rates = spikes.float().mean(0)
+    return (rates * (1 - rates)).topk(min(count, len(rates))).indices.sort().values
 
 
 def picture(x: Sequence, row: int) -> dict[str, Any]:

@@ -3,46 +3,11 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 from onward.report.page import Html, Section, facts, figure, grid, page, paragraph, table
+from reference.html import parsed
 
 HOSTILE = "<script>alert('x')</script>\"&"
-VOID = {"meta", "br", "hr", "img", "link", "input"}
-
-
-class Tree(HTMLParser):
-    """Checks that every element is closed in order, and collects the elements."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def parsed(text: str) -> Tree:
-    """The elements of a page; fails where one is not closed."""
-    tree = Tree()
-    tree.feed(text)
-    tree.close()
-    assert tree.open == []
-    return tree
 
 
 def test_every_part_escapes_what_is_text() -> None:
