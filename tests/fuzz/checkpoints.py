@@ -15,7 +15,15 @@ from tests.fuzz.packing import Files
 from torch import nn
 
 from onward._tensors import packed
-from onward.optim import Architecture, initial_cell, optimizers, parameter_groups, write_cell
+from onward.optim import (
+    Architecture,
+    QueryRNN,
+    initial_cell,
+    optimizers,
+    parameter_groups,
+    write_cell,
+    write_query,
+)
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
@@ -58,6 +66,14 @@ def cells() -> list[Parts]:
             write_cell(path, initial_cell(Architecture.model_validate(options), seed=0), {"seed": 0})
             found.append((path.read_bytes(),))
     return found
+
+
+def queries() -> list[Parts]:
+    """Files of query networks."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "query.safetensors"
+        write_query(path, QueryRNN(hidden=3), {"seed": 0})
+        return [(path.read_bytes(),)]
 
 
 def forged(parts: Parts) -> Files:

@@ -178,7 +178,7 @@ def test_probing_leaves_parameters_as_they_were_and_training_moves_the_query_alo
     assert not torch.equal(network.core.readout.weight, before)
 
 
-def bound_rule(net: Network, folder: Path, **options: Any) -> QueryRule:
+def query_rule(folder: Path, **options: Any) -> QueryRule:
     rule = rules.build({"name": "query", "weights": query_weights(folder), "eps": 0.1, **options})
     assert isinstance(rule, QueryRule)
     return rule
@@ -188,9 +188,9 @@ def bound_rule(net: Network, folder: Path, **options: Any) -> QueryRule:
 def test_the_rule_estimates_what_meta_training_estimates_of_the_same_noise(tmp_path: Path, directions: int) -> None:
     """Both, written out: deviations of the network that is read, over all weights together."""
     net, (x, y) = make("mlp"), data("mlp")
-    rule, network = bound_rule(net, tmp_path, share=1.0, directions=directions), query().to(torch.float64)
+    rule, network = query_rule(tmp_path, share=1.0, directions=directions), query().to(torch.float64)
     optimizer = torch.optim.SGD(net.parameters(), 0.5)
-    estimate = update = torch.zeros_like(flat(net))
+    estimate = update = deviations = torch.zeros_like(flat(net))
     state = network.rest(estimate)
     for sequence in range(3):
         out = network.core.move(torch.stack([estimate, update], 1), state, 7)
@@ -211,16 +211,16 @@ def test_the_rule_estimates_what_meta_training_estimates_of_the_same_noise(tmp_p
 
 def test_the_first_mini_batch_and_a_share_of_nothing_are_plain_noise(tmp_path: Path) -> None:
     plain = {"name": "mezo", "eps": 0.1, "law": "gaussian"}
-    assert torch.equal(after(lambda _: rules.build(plain), 1), after(lambda net: bound_rule(net, tmp_path), 1))
-    never = after(lambda net: bound_rule(net, tmp_path, share=0.0), 4)
-    assert torch.equal(after(lambda _: rules.build(plain), 4), never)
-    assert not torch.equal(after(lambda net: bound_rule(net, tmp_path, share=1.0), 4), never)
+    assert torch.equal(after(lambda: rules.build(plain), 1), after(lambda: query_rule(tmp_path), 1))
+    never = after(lambda: query_rule(tmp_path, share=0.0), 4)
+    assert torch.equal(after(lambda: rules.build(plain), 4), never)
+    assert not torch.equal(after(lambda: query_rule(tmp_path, share=1.0), 4), never)
 
 
-def after(build: Callable[[Network], Any], updates: int) -> Tensor:
+def after(build: Callable[[], Any], updates: int) -> Tensor:
     """Weights after some updates by plain SGD."""
     net, (x, y) = make("conv", torch.float32), data("conv", torch.float32)
-    rule, optimizer = build(net), torch.optim.SGD(net.parameters(), 0.5)
+    rule, optimizer = build(), torch.optim.SGD(net.parameters(), 0.5)
     for sequence in range(updates):
         stored(net, learn(net, rule, x[0], y, sequence=sequence)[1])
         optimizer.step()
@@ -228,7 +228,7 @@ def after(build: Callable[[Network], Any], updates: int) -> Tensor:
 
 
 def test_the_learned_deviations_are_taken_half_of_the_time(tmp_path: Path) -> None:
-    rule = bound_rule(make("mlp"), tmp_path)
+    rule = query_rule(tmp_path)
     taken = [rule.learns(ray) for n in range(2000) for ray in rule.rays(KeyedDraws(3), n)]
     assert sum(taken) == pytest.approx(1000, abs=80)
 

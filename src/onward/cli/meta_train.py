@@ -100,13 +100,13 @@ def _closing(summary: MetaSummary) -> str:
     if summary.interrupted:
         return f"Everything is in {summary.run}; go on with: onward meta-train --resume {summary.run}"
     if not summary.weights:
-        return f"No optimiser came of it: every comparison diverged. What was learned is in {summary.run}"
+        return f"No {summary.noun} came of it: every comparison diverged. What was learned is in {summary.run}"
     gain = (
         ""
         if summary.dc_gain is None
         else (f" For small gradients it is a filter that comes to SGD with a learning rate of {-summary.dc_gain:.3g}.")
     )
     return (
-        f"The best optimiser, after task {summary.best_task} (mean loss {summary.best_loss:.4f}), is "
-        f"{summary.weights}.{gain} Train with it: onward train --optim lstm --optim.weights {summary.weights}"
+        f"The best {summary.noun}, after task {summary.best_task} (mean loss {summary.best_loss:.4f}), is "
+        f"{summary.weights}.{gain} Train with it: onward train {summary.use} {summary.weights}"
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from onward.core.errors import ConfigError
+from onward.meta.subjects import SubjectChoice, subjects
 from onward.optim import Architecture
 from onward.optim.meta import Course, Weight, evenly, later_more
 from onward.train.config import RunConfig
@@ -23,6 +24,7 @@ class MetaConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    subject: SubjectChoice = Field(default=subjects.parse("update"), description="what is trained")
     network: Architecture = Field(default=Architecture(), description="the learned optimiser")
     horizon: int = Field(default=200, ge=1, description="updates of a task")
     window: int = Field(default=20, ge=1, description="updates after which the optimiser learns; divides the horizon")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -19,9 +19,9 @@ from onward._version import __version__
 from onward.core.errors import ConfigError, NonFiniteError
 from onward.kernels.choice import pin, used
 from onward.meta.config import MetaRecipe
+from onward.meta.subjects import Terms, subjects
 from onward.meta.tasks import Tasks
-from onward.optim import Cell, dc_gain, initial_cell, spectral_radius, write_cell
-from onward.optim.meta import Demand, MetaTrainer, demand
+from onward.optim.meta import Demand
 from onward.train import checkpoint, toml
 from onward.train.events import Ended, Event, OnEvent, Warned, ignore
 from onward.train.folder import DATA, ENV, META, RunFolder, environment, write_json
@@ -31,6 +31,8 @@ from onward.train.resume import environment_changes
 WEIGHTS = "meta.safetensors"
 KEPT = 2
 """Checkpoints."""
+PLACES = (("train", "out"), ("data", "root"), ("meta", "subject", "weights"))
+"""Fields of a recipe that name folders and files."""
 PARTS = {"train": "training part", "validation": "validation part", "test": "test split"}
 """What a file says that it was trained and chosen on."""
 
@@ -92,6 +94,8 @@ class MetaSummary:
 
     run: str
     weights: str
+    noun: str
+    use: str
     tasks: int
     updates: int
     diverged: int
@@ -135,24 +139,31 @@ class _Job:
 
     def __init__(self, recipe: MetaRecipe, tasks: Tasks, folder: RunFolder, on_event: OnEvent):
         self.recipe, self.meta, self.tasks, self.folder, self.tell = recipe, recipe.meta, tasks, folder, on_event
-        cell = initial_cell(self.meta.network, recipe.run.seed).to(tasks.device)
-        self.sizes = [p.numel() for p in tasks.learn(0).parameters]
-        self.memory = demand(cell, self.sizes, self.meta.window, self.meta.memory * 2**20)
-        self.trainer = MetaTrainer(
-            cell, self.meta.course(), lr=self.meta.lr, clamp=self.meta.clamp, block=self.memory.block
+        self.subject, self.sizes = subjects.build(self.meta.subject), [p.numel() for p in tasks.learn(0).parameters]
+        self.trainer, self.memory = self.subject.trainer(
+            Terms(
+                network=self.meta.network,
+                course=self.meta.course(),
+                lr=self.meta.lr,
+                clamp=self.meta.clamp,
+                seed=recipe.run.seed,
+                device=tasks.device,
+                sizes=self.sizes,
+                memory=self.meta.memory * 2**20,
+            )
         )
-        self.best, self.progress = deepcopy(cell), MetaProgress()
+        self.best, self.progress = deepcopy(self.trainer.learned), MetaProgress()
         self.total = self.meta.epochs * self.meta.tasks
 
     @property
     def trained(self) -> checkpoint.Trained:
-        """What a checkpoint holds: the optimiser at hand, the best one, Adam's moments."""
-        return checkpoint.Trained(self.trainer.cell, self.best, self.trainer.optimizer)
+        """What a checkpoint holds: what is learned, the best of it, Adam's moments."""
+        return checkpoint.Trained(self.trainer.learned, self.best, self.trainer.optimizer)
 
     def begin(self) -> None:
         """Writes what is known before."""
         write_json(self.folder.path / ENV, environment())
-        write_json(self.folder.path / DATA, self.tasks.data_record())
+        write_json(self.folder.path / DATA, self.read())
         write_whole(self.folder.path / META, toml.dumps(self.recipe.tables()).encode())
         self.save()
 
@@ -162,7 +173,7 @@ class _Job:
         if path is None:
             raise CheckpointError(f"{self.folder.path} holds no complete checkpoint; train it again")
         self.progress = _progress(path, checkpoint.read_state(path))
-        checkpoint.read_modules(path, self.trainer.cell, self.best)
+        checkpoint.read_modules(path, self.trainer.learned, self.best)
         checkpoint.read_optimizer(path, self.trainer.optimizer)
         self.trainer.updates = self.progress.updates
         pin(self.progress.ways)
@@ -178,8 +189,16 @@ class _Job:
 
     def _obstacles(self) -> Iterator[str]:
         yield from environment_changes(self.folder.record(ENV))
-        if self.folder.record(DATA) != self.tasks.data_record():
+        before, now = self.folder.record(DATA), self.read()
+        for name in self.subject.files():
+            if before.pop(name, None) != now.pop(name):
+                yield f"the file of {name} has changed"
+        if before != now:
             yield "the data have changed"
+
+    def read(self) -> dict[str, dict[str, int | str]]:
+        """What tells whether all that is read is the same."""
+        return {**self.tasks.data_record(), **self.subject.files()}
 
     def carry_out(self) -> MetaSummary:
         """All tasks that are left, and the summary."""
@@ -225,8 +244,8 @@ class _Job:
         better = finite and (best is None or loss < best)
         if better:
             self.progress.best, self.progress.best_task = loss, self.progress.tasks
-            self.best.load_state_dict(self.trainer.cell.state_dict())
-            write_cell(self.folder.path / WEIGHTS, self.best, self.record())
+            self.best.load_state_dict(self.trainer.learned.state_dict())
+            self.subject.write(self.folder.path / WEIGHTS, self.best, self.record())
         self.log(Judged(self.progress.tasks, loss if finite else None, better))
 
     def log(self, event: TaskDone | Judged) -> None:
@@ -258,7 +277,7 @@ class _Job:
 
     def _planned(self) -> Planned:
         return Planned(
-            learned=sum(p.numel() for p in self.trainer.cell.parameters()),
+            learned=sum(p.numel() for p in self.trainer.learned.parameters()),
             parameters=sum(self.sizes),
             tasks=self.total,
             windows=len(self.trainer.course.windows),
@@ -270,16 +289,19 @@ class _Job:
 
     def _summary(self, interrupted: bool) -> MetaSummary:
         progress, path = self.progress, self.folder.path / WEIGHTS
+        gain, radius = self.subject.filter(self.best)
         return MetaSummary(
             run=str(self.folder.path),
             weights=str(path) if path.is_file() else "",
+            noun=self.subject.noun,
+            use=self.subject.use,
             tasks=progress.tasks,
             updates=progress.updates,
             diverged=progress.diverged,
             best_loss=progress.best,
             best_task=progress.best_task,
-            dc_gain=_told(lambda cell: float(dc_gain(cell)), self.best),
-            spectral_radius=_told(spectral_radius, self.best),
+            dc_gain=gain,
+            spectral_radius=radius,
             interrupted=interrupted,
             seconds=progress.seconds,
         )
@@ -287,19 +309,16 @@ class _Job:
 
 def _without_places(tables: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe without folders of this machine: they say nothing about the optimiser, and files are handed on."""
-    hidden = {"train": "out", "data": "root"}
-    return {
-        name: {key: value for key, value in table.items() if key != hidden.get(name)} if name in hidden else table
-        for name, table in tables.items()
-    }
+    for path in PLACES:
+        tables = _without(tables, *path)
+    return dict(tables)
 
 
-def _told(measure: Callable[[Cell], float], cell: Cell) -> float | None:
-    """A number of the linear filter, where the cell is one."""
-    try:
-        return measure(cell)
-    except ConfigError:
-        return None
+def _without(table: Mapping[str, Any], name: str, *rest: str) -> dict[str, Any]:
+    """A table without what lies at a path, where that is there."""
+    if rest and isinstance(table.get(name), Mapping):
+        return {**table, name: _without(table[name], *rest)}
+    return {key: value for key, value in table.items() if key != name or rest}
 
 
 def _task_done(number: int, losses: list[float], window: int) -> TaskDone:

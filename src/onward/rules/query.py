@@ -106,7 +106,7 @@ class QueryRule(RecallingRule):
         view, state = self.recall.view(), {"h": self.h.clone(), "c": self.c.clone()}
         deviations = self.deviations(view, state, lesson.net)
         rays = self.rays(lesson.context.draws, lesson.context.sequence)
-        chosen = [Stretched(ray, view, deviations) if self.learns(ray) else ray for ray in rays]
+        chosen: list[Direction] = [Stretched(ray, view, deviations) if self.learns(ray) else ray for ray in rays]
         return Asking(rays=chosen, view=view, state=state)
 
     def learns(self, ray: Ray) -> bool:

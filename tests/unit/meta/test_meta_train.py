@@ -18,8 +18,10 @@ from onward.meta.tasks import RuleTask, Tasks
 from onward.meta.train import KEPT, Judged, Planned, TaskDone, resume_meta
 from onward.meta.train import meta_train as train_optimizer
 from onward.optim import read_record
+from onward.optim.cell_file import QUERY
 from onward.optim.meta import Look
 from onward.train import Event, RunFolder, Warned, checkpoint, toml
+from reference.learned import weights
 
 
 @pytest.fixture
@@ -202,3 +204,62 @@ def test_changed_data_are_noticed(flags: list[str]) -> None:
     events: list[Event] = []
     assert resume_meta(Path(summary.run), force=True, on_event=events.append).tasks == 4
     assert any(isinstance(event, Warned) and "the data have changed" in event.text for event in events)
+
+
+@pytest.fixture
+def querying(flags: list[str], tmp_path: Path) -> list[str]:
+    """Flags that train a query network beside an optimiser that nobody trained."""
+    return [*flags, "--meta.subject", "query", "--meta.subject.weights", weights(tmp_path), "--meta.subject.eps", "0.1"]
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_query_network_is_trained_and_a_cut_training_ends_as_one_in_one_piece(
+    querying: list[str], after: int
+) -> None:
+    querying = [*querying, "--meta.subject.directions", "2"]
+    whole = train_optimizer(MetaRecipe.parse(querying))
+    assert (whole.tasks, whole.updates, whole.diverged, whole.dc_gain) == (4, 8, 0, None)
+    with pytest.raises(KeyboardInterrupt):
+        train_optimizer(MetaRecipe.parse(querying), stopping(after))
+    cut = max(run_of(querying).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    again = resume_meta(cut)
+    first, second = learned(Path(whole.run)), learned(cut)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert (again.best_loss, again.updates) == (whole.best_loss, whole.updates)
+    record = read_record(Path(whole.weights), QUERY)
+    assert record["recipe"]["meta"]["subject"]["directions"] == 2
+    assert "weights" not in record["recipe"]["meta"]["subject"]
+
+
+def test_the_query_network_that_was_trained_is_used_by_its_rule(
+    querying: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["meta-train", *querying, "--json"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out.strip().splitlines()[-1])
+    assert "490 numbers to learn from 4 tasks" in captured.err
+    assert "onward train --rule query --rule.weights" in captured.err
+    data = [flag for flag in querying[: querying.index("--meta.horizon")] if flag not in ("--rule", "bptt")]
+    run = ["train", *data, "--train.epochs", "1", "--rule", "query", "--rule.weights", summary["weights"], "--json"]
+    assert main(run) == 0
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert "rule.weights" in json.loads((Path(found["run"]) / "data.json").read_text())
+
+
+def test_what_a_query_network_needs_is_said(querying: list[str], flags: list[str]) -> None:
+    for given, said in (
+        ([*flags, "--meta.subject", "query"], "beside a learned optimiser that is there already"),
+        ([*flags, "--meta.subject", "query", "--meta.subject.weights", "nowhere"], "nowhere: there is no such file"),
+        ([*querying, "--meta.network.layers", "2"], "--meta.network says another"),
+        ([*querying, "--meta.memory", "1", "--meta.subject.directions", "100000"], "use a shorter --meta.window"),
+    ):
+        with pytest.raises(OnwardError, match=said):
+            train_optimizer(MetaRecipe.parse(given))
+
+
+def test_another_frozen_optimiser_is_noticed(querying: list[str], tmp_path: Path) -> None:
+    summary = train_optimizer(MetaRecipe.parse(querying))
+    weights(tmp_path, scale=0.5)
+    with pytest.raises(ConfigError, match=r"the file of meta\.subject\.weights has changed"):
+        resume_meta(Path(summary.run))

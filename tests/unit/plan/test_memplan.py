@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from onward.plan.predict import EFFECTIVE, INPUT, OPTIMISER, PARAMETERS, RULE, P
 from onward.rules.online import Online
 from onward.train import RunConfig, parse_tokens
 from onward.train.memory import Allocations
+from reference.learned import query_weights
 
 CLOSE = 0.15
 DATA = {
@@ -104,6 +106,15 @@ def planner() -> Planner:
 @pytest.mark.parametrize("text", FEW)
 def test_a_plan_is_close_to_what_a_step_takes(text: str) -> None:
     assert abs(error(configured(text))) < CLOSE
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam"])
+def test_a_plan_knows_what_a_query_network_remembers(optim: str, tmp_path: Path) -> None:
+    rule = f"--rule query --rule.weights {query_weights(tmp_path)}"
+    config = configured(f"{rule} --optim {optim} --model.hidden 200 --train.batch-size 32")
+    assert abs(error(config)) < CLOSE
+    parameters = 785 * 200 + 201 * 10
+    assert predict(config).parts[RULE] > 4 * 22 * parameters
 
 
 def grid() -> Iterator[Any]:
