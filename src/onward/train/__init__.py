@@ -7,7 +7,18 @@ from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Sav
 from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
-from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, members_of_run, train
+from onward.train.launch import (
+    Comparison,
+    Evaluation,
+    Subject,
+    Summary,
+    compare,
+    evaluate_run,
+    examine,
+    members_of,
+    subject_of,
+    train,
+)
 from onward.train.members import Members, members
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
@@ -34,6 +45,7 @@ __all__ = [
     "Saved",
     "Score",
     "Started",
+    "Subject",
     "Summary",
     "TrainConfig",
     "Trained",
@@ -41,13 +53,15 @@ __all__ = [
     "assemble",
     "compare",
     "evaluate_run",
+    "examine",
     "fit",
     "load",
     "load_network",
     "members",
-    "members_of_run",
+    "members_of",
     "parse_tokens",
     "resume",
     "score",
+    "subject_of",
     "train",
 ]
