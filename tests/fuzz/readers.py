@@ -245,6 +245,21 @@ READERS: dict[str, Reader] = {
         lambda folder: read_query(folder / "query.safetensors"),
         words=(b'"hidden\\": 256', b'"penalty\\": -1', b"__metadata__", b'"F64"', b"1e999"),
     ),
+    "packed network": Reader(
+        checkpoints.packed_networks(),
+        packing.plain("packed.safetensors"),
+        checkpoints.read_packed_network,
+        checkpoints.packed_bombs,
+        (
+            b'\\"hidden\\": [',
+            b'\\"blocks\\": 999999',
+            b'\\"classes\\": ',
+            b'\\"steps\\": ',
+            b"__metadata__",
+            b'"U8"',
+            b"1e999",
+        ),
+    ),
     "list of hashes": Reader(checkpoints.listed(), checkpoints.with_list, checkpoints.read),
 }
 

@@ -37,10 +37,10 @@ app.command(
 app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
-    help="Test a trained network, on its own or other data.\n\n"
+    help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` wrote.\n\n"
     "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`. With --members every "
     "time step is tested by itself too: a spiking network is an ensemble of its steps.",
-    usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
+    usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
 )
 app.command(
     "onward.cli.pack:pack",

@@ -92,7 +92,7 @@ def _qkformer(choice: QKFormerOptions, features: tuple[int, ...], classes: int, 
     stack = Stack(features, classes, neuron, STYLE)
     entry, *embedding = choice.stem
     _pooled_conv(stack, choice.dim // 8, entry)
-    rates = iter(choice.dropped(sum(choice.blocks)))
+    rates = choice.dropped(sum(choice.blocks))
     for stage, (blocks, pools) in enumerate(zip(choice.blocks, (embedding, choice.pools, choice.pools), strict=True)):
         _embed(stack, choice.dim // 4 << stage, pools)
         for drop in islice(rates, blocks):

@@ -7,7 +7,7 @@ of it behind attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Literal, cast
 
 from annotated_types import Ge, Le
@@ -69,9 +69,9 @@ class PartOptions(Choice):
             )
         return [way(hidden(dim, self.ratio) // dim) for way in ways]
 
-    def dropped(self, blocks: int) -> list[float]:
+    def dropped(self, blocks: int) -> Iterator[float]:
         """The probability that each of so many ``blocks`` is left out: rising evenly, to `drop_path` in the last."""
-        return [self.drop_path * (place + 1) / blocks for place in range(blocks)]
+        return (self.drop_path * (place + 1) / blocks for place in range(blocks))
 
 
 class TokenOptions(PartOptions):

@@ -7,7 +7,16 @@ from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Sav
 from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
-from onward.train.launch import Evaluation, Summary, evaluate_run, members_of_run, train
+from onward.train.launch import (
+    Evaluation,
+    Subject,
+    Summary,
+    evaluate_run,
+    examine,
+    members_of,
+    subject_of,
+    train,
+)
 from onward.train.members import Members, members
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
@@ -33,19 +42,22 @@ __all__ = [
     "Saved",
     "Score",
     "Started",
+    "Subject",
     "Summary",
     "TrainConfig",
     "Trained",
     "Warned",
     "assemble",
     "evaluate_run",
+    "examine",
     "fit",
     "load",
     "load_network",
     "members",
-    "members_of_run",
+    "members_of",
     "parse_tokens",
     "resume",
     "score",
+    "subject_of",
     "train",
 ]

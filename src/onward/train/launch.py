@@ -19,7 +19,7 @@ from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.events import OnEvent, Started, ignore
 from onward.train.fit import fit, tested
-from onward.train.folder import SAMPLES, RunFolder
+from onward.train.folder import SAMPLES, Interface, RunFolder
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.members import Members, members
@@ -55,8 +55,21 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A trained network, what it takes and gives, and the configuration it was trained with; ``label`` is its place."""
+
+    label: str
+    config: RunConfig
+    interface: Interface
+    net: Network
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What a trained network does on a data set; ``interval`` is Wilson's 95 % interval of the accuracy."""
+    """What a trained network does on a data set; ``interval`` is Wilson's 95 % interval of the accuracy.
+
+    ``run`` is the folder of its run, or the file that it was packed into.
+    """
 
     run: str
     data: str
@@ -165,17 +178,27 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
     return found.accuracy, found.loss, reported
 
 
+def subject_of(folder: RunFolder, device: str = "cpu") -> Subject:
+    """The network of a run, on ``device``."""
+    return Subject(str(folder.path), folder.config(), folder.interface(), load_network(folder, device))
+
+
 def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:
     """The run's network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
-    net, loader, chunk = to_test(folder, data, device)
-    objective = objectives.build(folder.config().objective)
+    return examine(subject_of(folder, device), data, device)
+
+
+def examine(subject: Subject, data: Dataset, device: str = "cpu") -> Evaluation:
+    """A network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
+    net, (loader, chunk) = subject.net, to_test(subject, data)
+    objective = objectives.build(subject.config.objective)
     batch = next(iter(loader.epoch(0)))
     x, y = batch.x.to(device), batch.y.to(device)
     with meter(device) as measured:
         evaluate(net, objective, x, y, chunk=chunk)
     result = score(net, objective, loader, device, chunk)
     return Evaluation(
-        run=str(folder.path),
+        run=subject.label,
         data=data.name,
         samples=result.samples,
         test_accuracy=result.accuracy,
@@ -187,22 +210,22 @@ def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evalu
     )
 
 
-def members_of_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Members:
-    """What each time step of the run's network knows of ``data``; raises `ShapeError` where the samples do not fit."""
-    net, loader, chunk = to_test(folder, data, device)
-    return members(net, loader, device, chunk)
+def members_of(subject: Subject, data: Dataset, device: str = "cpu") -> Members:
+    """What each time step of a network knows of ``data``; raises `ShapeError` where the samples do not fit."""
+    loader, chunk = to_test(subject, data)
+    return members(subject.net, loader, device, chunk)
 
 
-def to_test(folder: RunFolder, data: Dataset, device: str) -> tuple[Network, Loader, int]:
-    """The run's network, mini-batches of ``data`` for it, and the chunk that they are walked through in."""
-    config, interface = folder.config(), folder.interface()
+def to_test(subject: Subject, data: Dataset) -> tuple[Loader, int]:
+    """Mini-batches of ``data`` for the network, and the chunk that they are walked through in."""
+    config, interface = subject.config, subject.interface
     if tuple(data.features) != interface.features:
         raise ShapeError(
             f"{data.name} has samples of shape {list(data.features)}; this network was trained on "
             f"{list(interface.features)}"
         )
     loader = Loader(data, config.train.batch_size, data.steps or config.train.steps or 1, shuffle=False)
-    return load_network(folder, device), loader, min(config.train.chunk or MOST_STEPS, loader.steps)
+    return loader, min(config.train.chunk or MOST_STEPS, loader.steps)
 
 
 def interval(percent: float, samples: int) -> tuple[float, float]:
