@@ -82,6 +82,12 @@ app.command(
     usage="Usage: onward reproduce NAME [--recorded] [--row LABEL] [--seed N] [--launcher local|ray|slurm] [--json]",
 )
 app.command(
+    "onward.cli.serve:serve",
+    name="serve",
+    help="Show all runs in a browser, with curves that grow while they train; to this machine alone.",
+    usage="Usage: onward serve [RUNS] [--port N] [--json]",
+)
+app.command(
     "onward.cli.rules:rules",
     name="rules",
     help="List every learning rule and every choice of the credit grid, or those called NAME.\n\n"
