@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.recipes import Row, check, read
+from benchmarks.recipes import check
 
+from onward.comparison.rows import RecipeRow, read_recipe
 from onward.core.errors import OnwardError
 from onward.distil import distils
 from onward.train import RunConfig, assemble, parse_tokens
@@ -33,17 +34,17 @@ PARAMETERS = {
 """Of each network and number of classes, learned thresholds of DSR's neurons left out."""
 
 
-def config_of(path: Path, row: Row, *flags: str) -> RunConfig:
+def config_of(path: Path, row: RecipeRow, *flags: str) -> RunConfig:
     return parse_tokens([str(path), *row.flags, *flags])
 
 
 def configs_of(path: Path) -> list[RunConfig]:
-    return [config_of(path, row) for row in read(path)[1]]
+    return [config_of(path, row) for row in read_recipe(path)[1]]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_full_recipe_says_what_it_needs_and_what_was_published(path: Path) -> None:
-    recipe, rows = read(path)
+    recipe, rows = read_recipe(path)
     assert recipe["needs"] == "gpu"
     assert all(recipe[key] for key in ("title", "dataset", "published", "must", "seeds"))
     with pytest.raises(
@@ -55,7 +56,7 @@ def test_a_full_recipe_says_what_it_needs_and_what_was_published(path: Path) -> 
 def test_data_that_is_not_there_is_asked_for_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONWARD_DATA", str(tmp_path))
     path = next(path for path in RECIPES if path.stem == "imagenet-ottt")
-    recipe, rows = read(path)
+    recipe, rows = read_recipe(path)
     with pytest.raises(OnwardError, match=r"needs ImageNet .*, which is not there: .*looked for train and val"):
         check(path, {**recipe, "needs": "nothing"}, rows, "cpu")
 
@@ -71,12 +72,14 @@ def test_networks_have_their_published_numbers_of_parameters(path: Path) -> None
         assert found == PARAMETERS[config.model.name][classes]
 
 
-STEPS = [(path, row) for path in RECIPES for row in read(path)[1]]
+STEPS = [(path, row) for path in RECIPES for row in read_recipe(path)[1]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "row"), STEPS, ids=[f"{path.stem}, {row.label}" for path, row in STEPS])
-def test_a_row_learns_from_a_mini_batch(path: Path, row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_learns_from_a_mini_batch(
+    path: Path, row: RecipeRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     classes = CLASSES[config_of(path, row).data.name]
     rng = np.random.default_rng(0)
