@@ -154,6 +154,7 @@ th,td{padding:.35rem 1.25rem .35rem 0;text-align:left;vertical-align:top;border-
 th{font-weight:500}
 thead th{color:var(--c-mute);font-size:.85rem;white-space:nowrap}
 td.number{text-align:right;white-space:nowrap}
+td:last-child:not(.number){min-width:9rem}
 pre{overflow-x:auto;margin:1rem 0;padding:1rem 1.25rem;background:var(--c-paper);border:1px solid var(--c-grid);
 border-radius:10px}
 pre,code{font:.85rem/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
