@@ -64,7 +64,7 @@ def spread(runs: Sequence[Sequence[Point]]) -> list[Spread]:
 
 
 def _drawn(spreads: Mapping[str, list[Spread]], means: Mapping[str, list[Point]], x: Axis, y: Axis) -> Iterator[str]:
-    labels = _spread({name: y(points[-1][1]) for name, points in means.items() if points})
+    labels = _spread({name: y(points[-1][1]) for name, points in means.items() if points}, HEIGHT - BOTTOM)
     for place, (name, points) in enumerate(means.items()):
         if not points:
             continue

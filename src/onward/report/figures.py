@@ -133,7 +133,7 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
 
 
 def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[str]:
-    labels = _spread({name: y(points[-1][1]) for name, points in series.items() if points})
+    labels = _spread({name: y(points[-1][1]) for name, points in series.items() if points}, HEIGHT - BOTTOM)
     for place, (name, points) in enumerate(series.items()):
         if not points:
             continue

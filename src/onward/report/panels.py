@@ -78,7 +78,7 @@ def _value(value: float, logarithmic: bool) -> str:
 
 
 def _polylines(drawn: Mapping[str, list[Point]], labels: Mapping[str, str], x: Axis, y: Axis) -> Iterator[str]:
-    heights = _above(spread({name: y(drawn[name][-1][1]) for name in labels}, LABEL + 2), y.start - 6)
+    heights = spread({name: y(drawn[name][-1][1]) for name in labels}, y.start - 6, LABEL + 2)
     for place, (name, points) in reversed(list(enumerate(drawn.items()))):
         role, width = (series_role(place), 2) if name in labels else ("grid", 1)
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
@@ -87,15 +87,6 @@ def _polylines(drawn: Mapping[str, list[Point]], labels: Mapping[str, str], x: A
             a, b = points[-1]
             yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.6" {paint(fill=role)}/>'
             yield text(x(a) + 7, heights[name] + 4, labels[name], "start", size=LABEL, role=role)
-
-
-def _above(heights: Mapping[str, float], bottom: float) -> dict[str, float]:
-    """The same heights, none below ``bottom``, nor closer to one another than labels may be."""
-    placed, room = {}, bottom
-    for name, height in sorted(heights.items(), key=lambda item: -item[1]):
-        placed[name] = min(height, room)
-        room = placed[name] - LABEL - 2
-    return placed
 
 
 def _ways(x: Axis, y: Axis, x_label: str, logarithmic: bool = False) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, log10
+from math import ceil, floor, inf, log10
 
 from onward.report.palette import paint
 
@@ -42,12 +42,17 @@ def axis(values: Sequence[float], start: float, stop: float) -> Axis:
     return Axis(low - margin, high + margin, start, stop)
 
 
-def spread(wanted: Mapping[str, float], gap: float = 16) -> dict[str, float]:
-    """Heights near the wanted ones, no two closer than ``gap``."""
+def spread(wanted: Mapping[str, float], lowest: float = inf, gap: float = 16) -> dict[str, float]:
+    """Heights near the wanted ones, no two closer than ``gap``, and none below ``lowest`` (which is down the page).
+
+    >>> spread({"a": 90.0, "b": 95.0}, lowest=100.0)
+    {'a': 84.0, 'b': 100.0}
+    """
     placed: dict[str, float] = {}
     for name, height in sorted(wanted.items(), key=lambda item: item[1]):
         placed[name] = max(height, max(placed.values(), default=-gap) + gap)
-    return placed
+    below = range(len(placed) - 1, -1, -1)
+    return {name: min(height, lowest - k * gap) for k, (name, height) in zip(below, placed.items(), strict=True)}
 
 
 def text(x: float, y: float, content: str, anchor: str, *, size: int = 13, role: str = "ink") -> str:
