@@ -210,15 +210,16 @@ class Interpreter(ABC):
         return numbers
 
     def disturbed(self, node: Node, out: Tensor) -> Tensor:
-        """What the neurons of ``node`` send of ``out`` while they are trained: out + noise z, z ~ N(0, 1).
+        """What the neurons of ``node`` send of ``out``: out + noise z, z ~ N(0, 1), or test noise while it is tested.
 
         Of its own for every neuron, step and sample; chunks and processes change none. Synapses and traces read
         the noisy signal, and no rule knows of it, unlike the perturbation that OPZO and single-point ZO learn from.
         """
         module: Any = node.module
-        if not (module.training and module.noise):
+        strength = module.noise if module.training else module.test_noise
+        if not strength:
             return out
-        return out + module.noise * self.draw(node)(Gaussian(), "activity noise", out.detach())
+        return out + strength * self.draw(node)(Gaussian(), "activity noise", out.detach())
 
     def still_drive(self, node: Node, params: Params, x: Tensor) -> Tensor:
         """The drive of one frame seen many times: worked out once a sequence, or once an update."""

@@ -115,6 +115,8 @@ class Neuron(nn.Module, ABC):
 
     noise: float = 0.0
     """Standard deviation of normal noise on what is sent, while it is trained; see `Interpreter.disturbed`."""
+    test_noise: float = 0.0
+    """The same, while it is tested."""
 
     @property
     @abstractmethod

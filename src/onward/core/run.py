@@ -131,12 +131,17 @@ def evaluate(
     *,
     chunk: int | None = None,
     watch: Callable[[Record], None] | None = None,
+    ids: Tensor | None = None,
 ) -> Outcome:
-    """Runs ``net`` in evaluation mode on a mini-batch: no noise, no dropout, no gradient, nothing kept."""
+    """Runs ``net`` in evaluation mode on a mini-batch: no noise, no dropout, no gradient, nothing kept.
+
+    Only neurons with ``test_noise`` draw; ``ids`` ``[B]`` are what their draws are keyed by, the places in the batch
+    by default.
+    """
     check_input(x)
     evidence, running = None, torch.zeros(())
     with evaluating(net):
-        for out in outputs(net, x, chunk=chunk or x.steps, watch=watch):
+        for out in outputs(net, x, chunk=chunk or x.steps, watch=watch, ids=ids):
             if evidence is None:
                 objective.check(out, y)
             evidence = objective.reduce(evidence, out)
@@ -163,9 +168,10 @@ def outputs(
     chunk: int,
     watch: Callable[[Record], None] | None = None,
     walk: Callable[..., Forward] = Forward,
+    ids: Tensor | None = None,
 ):
     """Yields the outputs ``[K, B, m]`` of ``net`` chunk by chunk, in the mode it is in; ``walk`` makes the visitor."""
-    context = Context(KeyedDraws(0), torch.arange(x.batch), 0, x.steps, Share(x.batch), watch)
+    context = Context(KeyedDraws(0), torch.arange(x.batch) if ids is None else ids, 0, x.steps, Share(x.batch), watch)
     weights = {node.index: effective(node.module) for node in net.synapses}
     carry, chunk = Carry(), 1 if net.cyclic else chunk
     for start in range(0, x.steps, chunk):

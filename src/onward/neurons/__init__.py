@@ -88,6 +88,7 @@ class AffineOptions(Choice):
     noise: float = Field(
         0.0, ge=0, description="standard deviation of normal noise on what neurons send, while they are trained"
     )
+    test_noise: float = Field(0.0, ge=0, description="standard deviation of the same noise, while they are tested")
 
     @property
     def leak(self) -> float:
@@ -193,7 +194,7 @@ def _noisy(build: Callable[[Any], Neuron]) -> Callable[[Any], Neuron]:
 
     def built(choice: AffineOptions) -> Neuron:
         neuron = build(choice)
-        neuron.noise = choice.noise
+        neuron.noise, neuron.test_noise = choice.noise, choice.test_noise
         return neuron
 
     return built

@@ -42,15 +42,16 @@ def score(
     chunk: int | None = None,
     hear: Callable[[Tensor, Tensor], object] = unheard,
 ) -> Score:
-    """Evaluates ``net`` on every sample of ``loader``, all processes together: no noise, no gradient.
+    """Evaluates ``net`` on every sample of ``loader``, all processes together; memory O(chunk) in time.
 
-    ``hear`` is told the labels and predictions of every mini-batch of this process. Memory O(chunk) in time.
+    No gradient, and no noise but the neurons' ``test_noise``. ``hear`` is told the labels and predictions of every
+    mini-batch of this process.
     """
     began, correct, loss, samples, rates = perf_counter(), 0, 0.0, 0, Rates()
     for batch in loader.epoch(0):
         y = batch.y.to(device)
         turn(net, batch.task)
-        outcome = evaluate(net, objective, batch.x.to(device), y, chunk=chunk, watch=rates)
+        outcome = evaluate(net, objective, batch.x.to(device), y, chunk=chunk, watch=rates, ids=batch.ids)
         predicted = objective.predict(outcome.evidence)
         hear(y, predicted)
         correct += int((predicted == y).sum())

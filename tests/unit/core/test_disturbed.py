@@ -49,6 +49,27 @@ def test_rules_hear_it_and_evaluation_does_not(rule: str) -> None:
     assert torch.equal(heard, still)
 
 
+def test_noise_of_tests_is_each_samples_own_and_training_does_not_hear_it() -> None:
+    net = Network(nn.Sequential(nn.Linear(3, 5), LIF(threshold=100.0), nn.Linear(5, 5)))
+    quiet = evaluate(net, OBJECTIVE, Frames(torch.ones(4, 6, 3)), torch.zeros(6, dtype=torch.int64))
+    for node in net.neurons:
+        node.module.test_noise = NOISE
+
+    def tested(ids: list[int]) -> torch.Tensor:
+        y = torch.zeros(len(ids), dtype=torch.int64)
+        return evaluate(net, OBJECTIVE, Frames(torch.ones(4, len(ids), 3)), y, ids=torch.tensor(ids)).evidence
+
+    together = tested([0, 1, 2, 3, 4, 5])
+    assert len(together.unique(dim=0)) == 6
+    torch.testing.assert_close(torch.cat([tested([0, 1]), tested([2, 3, 4, 5])]), together)
+    assert not torch.equal(together, quiet.evidence)
+    x, y = torch.ones(4, 2, 3), torch.zeros(2, dtype=torch.int64)
+    heard = teach(net, "sltt", x, y).outs
+    for node in net.neurons:
+        node.module.test_noise = 0.0
+    assert torch.equal(heard, teach(net, "sltt", x, y).outs)
+
+
 def test_firing_rates_count_spikes_and_not_noise() -> None:
     (x, y), net, rates = data("disturbed"), make("disturbed"), Rates()
     taught = teach(net, "bptt", x, y)
@@ -63,4 +84,5 @@ def test_firing_rates_count_spikes_and_not_noise() -> None:
 @pytest.mark.parametrize("name", ["lif", "if", "cuba-lif", "adaptive-lif"])
 def test_named_neurons_take_it(name: str) -> None:
     assert neurons.build({"name": name, "noise": NOISE}).noise == NOISE
+    assert neurons.build({"name": name, "test_noise": NOISE}).test_noise == NOISE
     assert neurons.build(name).noise == 0
