@@ -92,8 +92,13 @@ def figure(title: str, found: dict[str, list[Run]], published: dict[str, list[fl
         ends = range(WIDTH, min(len(run["losses"]) for run in runs) + 1, WIDTH)
         lines[label] = [(end, mean(mean(run["losses"][end - WIDTH : end]) for run in runs)) for end in ends]
         if label in published:
-            lines[f"{label}, theirs"] = list(zip((*PUBLISHED, 1875), published[label], strict=True))
-    return curves(lines, title, "mini-batches", "training loss")
+            lines[theirs(label)] = list(zip((*PUBLISHED, 1875), published[label], strict=True))
+    return curves(lines, title, "mini-batches", "training loss", {theirs(label): label for label in found})
+
+
+def theirs(label: str) -> str:
+    """The name of a published curve."""
+    return f"{label}, theirs"
 
 
 class Kept:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from math import isfinite
+from types import MappingProxyType
 
 from onward.report.palette import paint, series_role
 from onward.report.svg import Axis
@@ -20,8 +21,16 @@ CELL, CELL_LEFT = 28, 90
 GAP, LETTER = 12, 7.5
 
 
-def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_label: str) -> str:
+def curves(
+    series: Mapping[str, Sequence[Point]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """One line with dots for each of the ``series``, labelled at its end; NaN and infinity are left out.
+
+    A line that stands ``beside`` another one is dashed, in the colour of the other.
 
     >>> curves({"opzo": [(1, 92.0), (2, 97.5)]}, "mnist", "epoch", "accuracy (%)")[:4]
     '<svg'
@@ -38,7 +47,7 @@ def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_la
             _text((LEFT + x.stop) / 2, HEIGHT - 12, x_label, "middle"),
             f'<g transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">'
             f"{_text(0, 0, y_label, 'middle')}</g>",
-            *_lines(drawn, x, y),
+            *_lines(drawn, x, y, beside),
             "</svg>\n",
         ]
     )
@@ -132,14 +141,15 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
     yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{x.stop:g}" {paint(stroke="edge")}/>'
 
 
-def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[str]:
+def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, beside: Mapping[str, str]) -> Iterator[str]:
+    places = {name: place for place, name in enumerate(name for name in series if name not in beside)}
     labels = _spread({name: y(points[-1][1]) for name, points in series.items() if points}, HEIGHT - BOTTOM)
-    for place, (name, points) in enumerate(series.items()):
+    for name, points in series.items():
         if not points:
             continue
-        role = series_role(place)
+        role, dashes = series_role(places[beside.get(name, name)]), ' stroke-dasharray="5 4"' if name in beside else ""
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        yield f'<polyline points="{path}" {paint(stroke=role)} stroke-width="2"/>'
+        yield f'<polyline points="{path}" {paint(stroke=role)} stroke-width="2"{dashes}/>'
         for a, b in points:
             yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" {paint(fill=role)}/>'
         yield _text(x.stop + GAP, labels[name] + 4, _label(name, points), "start", role=role)

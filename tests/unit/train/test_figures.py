@@ -29,6 +29,15 @@ def test_numbers_that_are_none_are_left_out() -> None:
     assert len(root.findall(f"{SVG}circle")) == 1
 
 
+def test_a_line_beside_another_is_dashed_in_its_colour() -> None:
+    series = {"a": [(1, 1.0), (2, 2.0)], "a, theirs": [(1, 2.0), (2, 1.0)], "b": [(1, 3.0)]}
+    ours, theirs, other = ElementTree.fromstring(curves(series, "t", "x", "y", {"a, theirs": "a"})).iter(
+        f"{SVG}polyline"
+    )
+    assert theirs.get("stroke") == ours.get("stroke") != other.get("stroke")
+    assert [line.get("stroke-dasharray") is None for line in (ours, theirs, other)] == [True, False, True]
+
+
 @given(
     st.dictionaries(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1), st.floats(0, 100), max_size=8)
 )
