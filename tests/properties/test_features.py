@@ -12,7 +12,7 @@ from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule
 from onward.core.errors import ObjectiveMismatch, ShapeError
 from onward.core.objective import Mean, Objective, Readout
 from onward.distil import Features, Matched, Matching, Other
-from onward.distil.features import Maps
+from onward.distil.features import Mapped, Maps, Which
 from onward.neurons import LI, LIF, AdaptiveLIF, Rectifier
 from onward.rules import rules
 from reference.noted import Noted
@@ -73,6 +73,7 @@ def test_loss_gradient_and_what_maps_learn_are_those_of_autograd(shape: tuple[in
     matching.fit(7, mean.detach(), BATCH, sink)
     sink.flush()
     if matrix is not None:
+        assert matrix.grad is not None
         assert relative(matrix.grad, grads[1] / BATCH) < 1e-12
 
 
@@ -196,7 +197,7 @@ def rectifiers(*widths: int) -> Network:
     return Network(nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))).double()
 
 
-def joined(which: str, mapped: str, *widths: int) -> tuple[Matched, LearningRule]:
+def joined(which: Which, mapped: Mapped, *widths: int) -> tuple[Matched, LearningRule]:
     net, (x, _) = make("mlp"), data("mlp")
     teaching, rule = Matched(Other(rectifiers(*widths), PER_STEP, 1), 0.5, 2.0, Features(which, 1.0, mapped)), "bptt"
     built = bound(rule, net, x)
@@ -205,11 +206,10 @@ def joined(which: str, mapped: str, *widths: int) -> tuple[Matched, LearningRule
 
 
 def test_matrices_are_learned_where_widths_differ_or_always() -> None:
-    shapes = {
-        key: [tuple(p.shape) for p in joined(*key)[1].parameters()]
-        for key in [("penultimate", "needed", 10, 8), ("penultimate", "needed", 16), ("stages", "always", 10, 8)]
-    }
-    assert list(shapes.values()) == [[], [(16, 8)], [(10, 10), (8, 8)]]
+    teachings = [joined("penultimate", "needed", 10, 8), joined("penultimate", "needed", 16)]
+    teachings.append(joined("stages", "always", 10, 8))
+    shapes = [[tuple(p.shape) for p in rule.parameters()] for _, rule in teachings]
+    assert shapes == [[], [(16, 8)], [(10, 10), (8, 8)]]
     teaching, _ = joined("stages", "always", 10, 8)
     assert all(torch.equal(p, torch.eye(len(p)).double()) for p in teaching.maps.parameters())
 
