@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_named(weights, net, says: str) -> None:
         take_over(weights(), net())
 
 
-@pytest.mark.parametrize("name", ["sew-resnet18-imagenet", "postact-resnet34-imagenet", "ms-resnet18-imagenet"])
+@pytest.mark.parametrize("name", ["sew-resnet18-imagenet", "postact-resnet34-imagenet"])
 def test_the_same_names_elsewhere_are_no_fit(name: str) -> None:
     """Spike-element-wise blocks have tensors of the same names and shapes, and add behind their last neurons."""
     with pytest.raises(ConfigError, match=r"a ResNet of 8 blocks by torchvision's names, .* stand elsewhere"):
