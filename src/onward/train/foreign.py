@@ -75,8 +75,8 @@ def _check_neurons(blocks: int, found: Collection[str]) -> None:
     if other:
         raise ConfigError(
             f"the file holds a ResNet of {blocks} blocks by torchvision's names, in which rectifiers stand elsewhere "
-            f"than the neurons of this network (see {', '.join(other[:3])}); expected --model postact-resnet18-imagenet, or "
-            "postact-resnet34-imagenet for 16 blocks"
+            f"than the neurons of this network (see {', '.join(other[:3])}); expected --model "
+            "postact-resnet18-imagenet, or postact-resnet34-imagenet for 16 blocks"
         )
 
 
