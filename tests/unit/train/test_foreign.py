@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from onward.core import Network
 from onward.core.errors import ConfigError
-from onward.models import models
-from onward.neurons import Rectifier
+from onward.models import Twin, models, set_thresholds, thresholds_from_activations
+from onward.neurons import Rectifier, neurons
 from onward.train import assemble, parse_tokens
 from onward.train.foreign import read_foreign
 from onward.train.inherit import take_over
@@ -92,6 +93,18 @@ def test_a_network_of_rectifiers_computes_what_the_foreign_one_did(depth: int) -
     assert torch.allclose(net(x[None])[0], forward(weights, x, depth), rtol=1e-11, atol=1e-11)
 
 
+def test_spikes_say_what_rectifiers_said_where_thresholds_follow_their_activations() -> None:
+    """Converted: neurons whose spikes are as high as their thresholds, here the largest activations."""
+    weights, net = resnet(), built(neuron=lambda: neurons.build({"name": "dsr-if"})).eval()
+    take_over(weights, net)
+    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    tops = thresholds_from_activations(Twin(net), [x], 100.0)
+    heights: list[tuple[str, Any]] = [(node.name, node.module) for node in net.neurons]
+    set_thresholds(net, {name: tops[name] / neuron.height_share for name, neuron in heights})
+    told, said = net(x.expand(32, *x.shape)).mean(0).flatten(), forward(weights, x).flatten()
+    assert torch.corrcoef(torch.stack([told, said]))[0, 1] > 0.95
+
+
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors", "old.pt", "wrapped.pt", "parallel.pt"])
 def test_files_of_every_kind_hold_the_same(name: str, tmp_path: Path) -> None:
     weights, path = resnet(), tmp_path / name
@@ -157,11 +170,15 @@ def test_a_run_starts_from_a_file_with_thresholds_from_its_activations(tmp_path:
     np.savez(tmp_path / "d.npz", x=rng.random((8, 3, 32, 32), dtype=np.float32), y=np.arange(8) % CLASSES)
     torch.save({name: t.float() if t.is_floating_point() else t for name, t in resnet().items()}, path)
     flags = ["--data", str(tmp_path / "d.npz"), "--model", "postact-resnet18-imagenet", "--model.width", "0.125"]
-    flags += ["--neuron", "if", "--neuron.learn-threshold", "true", "--neuron.noise", "0.15", "--rule", "ottt"]
+    flags += ["--neuron", "dsr-if", "--rule", "opzo-gaussian", "--rule.spatial.alpha", "0.15"]
     flags += ["--train.init-from", str(path), "--train.init-thresholds", "99.9", "--train.steps", "2"]
     parts, _ = assemble(parse_tokens([*flags, "--train.batch-size", "4"]))
     assert torch.equal(parts.net.get_parameter("readout.bias"), resnet()["fc.bias"].float())
     assert parts.net.get_parameter("block8.body.neuron1.threshold").item() != 1.0
     assert "sha256" in parts.data_record()["train.init_from"]
+    parts.net.train()
+    parts.run(next(parts.batches(0)), 0, parts.share(0))
+    parts.update()
+    assert parts.net.get_parameter("readout.bias").isfinite().all()
     with pytest.raises(ConfigError, match=r"--train\.init-from .*resnet\.pt: the file holds a ResNet of 8 blocks"):
         assemble(parse_tokens([*flags, "--model.blocks", "1", "1", "1", "1"]))
