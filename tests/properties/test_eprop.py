@@ -267,6 +267,20 @@ def test_rates_are_regularised_layer_by_layer() -> None:
     assert_close({name: grads[C_REG][name] - grads[0.0][name] for name in own}, own)
 
 
+def test_regularised_rates_keep_a_number_a_weight_for_all_samples_and_steps() -> None:
+    net, (x, y) = Network(recurrent(adapts=False, leaks=False)), sample()
+    rule = bound(REGULAR, net, Frames(x))
+    lesson = Lesson(
+        net, OBJECTIVE, Frames(x), y, GradSink(net), Context(KeyedDraws(0), torch.arange(2), 0, 7, Share(2))
+    )
+    for t in range(len(x)):
+        rule.step(lesson, x[t : t + 1])
+    sums = [tensor for tensor in lesson.carry.sums.values() if tensor.dim() == 2]
+    weights = UNITS * (INPUTS + 1) + UNITS * (UNITS + 1)
+    assert (sum(t.nbytes for t in sums), rule.holds(net, range(1)).sums) == (8 * weights, 8 * weights)
+    assert not rule.holds(net, range(1)).eligible
+
+
 class Halves(Group):
     """Two processes in one: what the other one would bring is known."""
 

@@ -10,6 +10,8 @@ from conformance.harness import Taught, assert_close, bound, relative, suited, t
 from conformance.zoo import BATCH, CLASSES, RULES, STEPS, data, label, make
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule, Network, PerStep, Recurrent
 from onward.core.errors import ObjectiveMismatch, ShapeError
+from onward.core.group import Share
+from onward.core.interpret import shapes
 from onward.core.objective import Mean, Objective, Readout
 from onward.distil import Features, Matched, Matching, Other
 from onward.distil.features import Mapped, Maps, Which
@@ -132,6 +134,44 @@ def test_at_one_step_rules_agree_with_bptt(rule: str) -> None:
         return teach(net, built, x[:1], y, objective=PER_STEP.asking(asked(net, built, {"3": target}, {}))).grads
 
     assert_close(grads(rule), grads("bptt"))
+
+
+@pytest.mark.parametrize("rule", ["bptt", "ottt", "sltt", "dfa", "eprop"])
+@pytest.mark.parametrize("name", ["recurrent", "feedback", "batchnorm", "spike-residual"])
+def test_every_topology_is_served_in_any_chunk(rule: str, name: str) -> None:
+    (x, y), grads = data(name), []
+    for chunk in (1, 4, STEPS):
+        net = make(name)
+        last, built = net.hidden[-1], bound(rule, net, x)
+        target = torch.ones(BATCH, *shapes(net, Frames(x), KeyedDraws(0))[last.index]).double()
+        objective = PER_STEP.asking(asked(net, built, {last.name: target}, {}))
+        grads.append(teach(net, built, x, y, objective=objective, chunk=chunk).grads)
+    assert_close(grads[0], grads[2])
+    assert_close(grads[1], grads[2])
+    plain = teach(make(name), rule, x, y).grads
+    assert any(relative(grads[0][key], plain[key]) > 1e-3 for key in plain)
+
+
+@pytest.mark.parametrize("rule", ["bptt", "ottt", "eprop"])
+def test_parts_of_a_batch_learn_what_the_whole_does(rule: str) -> None:
+    (x, y), net, target, matrix = data("mlp"), make("mlp"), numbers(2, BATCH, 3), numbers(1, 3, 8)
+    grads = []
+    for rows in (slice(None), slice(0, 1), slice(1, BATCH)):
+        built = bound(rule, net, x)
+        objective = PER_STEP.asking(asked(net, built, {"3": target[rows]}, {"3": matrix}))
+        share, ids = Share(BATCH, rows.start or 0), torch.arange(BATCH)[rows]
+        grads.append(teach(net, built, x[:, rows], y[rows], objective=objective, ids=ids, share=share).grads)
+    assert_close({k: grads[1][k] + grads[2][k] for k in grads[0]}, grads[0])
+
+
+def test_steps_that_take_no_part_count_in_the_mean() -> None:
+    """All K of T steps are SLTT; fewer learn, and the matrix learns from the whole mean under both."""
+    every, *_ = learned("mlp", "sltt")
+    for k in (STEPS, 2):
+        found, *_ = learned("mlp", {"name": "sltt-k", "temporal": {"name": "sltt-k", "k": k}})
+        name = next_name(found)
+        assert relative(found.grads[name], every.grads[name]) < 1e-12
+        assert (relative(found.grads["0.weight"], every.grads["0.weight"]) < 1e-10) == (k == STEPS)
 
 
 @pytest.mark.parametrize("spatial", ["dfa", "dkp", "opzo", "zo"])
