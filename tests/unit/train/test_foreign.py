@@ -16,7 +16,7 @@ from torch import Tensor
 from onward.core import Network
 from onward.core.errors import ConfigError
 from onward.models import Twin, models, set_thresholds, thresholds_from_activations
-from onward.neurons import Rectifier, neurons
+from onward.neurons import Neuron, Rectifier, neurons
 from onward.train import assemble, parse_tokens
 from onward.train.foreign import read_foreign
 from onward.train.inherit import take_over
@@ -81,7 +81,9 @@ def forward(w: dict[str, Tensor], x: Tensor, depth: int = 18) -> Tensor:
     return F.linear(h.mean((2, 3)), w["fc.weight"], w["fc.bias"])
 
 
-def built(name: str = "postact-resnet18-imagenet", classes: int = CLASSES, neuron=Rectifier) -> Network:
+def built(
+    name: str = "postact-resnet18-imagenet", classes: int = CLASSES, neuron: Callable[[], Neuron] = Rectifier
+) -> Network:
     return models.build({"name": name, "width": 0.125}, (3, 64, 64), classes, neuron).double()
 
 
