@@ -12,7 +12,7 @@ from conformance.harness import OBJECTIVE, assert_close, bound, carried, held_by
 from conformance.zoo import CLASSES, STEPS, data, make
 from onward.core import GradSink, KeyedDraws, Network, Recurrent, Scale
 from onward.core.errors import TopologyMismatch
-from onward.core.group import Share
+from onward.core.group import Group, Share
 from onward.core.rule import Lesson
 from onward.core.sequence import Frames
 from onward.core.signal import Context
@@ -22,6 +22,7 @@ from onward.surrogates import Triangle
 from onward.transforms.hlop import Hlop
 from onward.weights import standardize
 from reference import plain
+from reference.noted import Noted
 from reference.tiny import body, sequence_loss
 
 INPUTS, UNITS = 3, 4
@@ -196,6 +197,121 @@ def test_feedback_takes_the_place_of_the_readouts_weights(feedback: str) -> None
     if feedback == "adaptive":
         (learned,) = (grad for name, grad in found.items() if name.startswith("rule."))
         assert_close({"B": learned.T}, {"B": found["1.weight"]})
+
+
+C_REG, F_TARGET = 5.0, 0.2
+
+
+def regularised(simulation: Noted, y: Tensor, x: Tensor, *names: str) -> Tensor:
+    """The loss, and what regularises rates over all samples, steps, and places of a map."""
+    loss = sequence_loss(y)(simulation.run(x))
+    for name in names:
+        rates = simulation.rates(name).mean(0).flatten(1).mean(1) if "conv" in name else simulation.rates(name).mean(0)
+        loss = loss + C_REG / 2 * (rates - F_TARGET).square().sum()
+    return loss
+
+
+REGULAR = {"name": "eprop", "c_reg": C_REG, "f_target": F_TARGET}
+
+
+@each_neuron
+@each_layer
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_regularised_rates_add_the_gradient_within_neurons(adapts: bool, leaks: bool, chunk: int) -> None:
+    net, (x, y) = recurrent(adapts, leaks), sample()
+    simulation = Noted(net, across_time=True, past=False)
+    expected = simulation.grads(regularised(simulation, y, x, "0.neuron"))
+    assert_close(teach(Network(net), REGULAR, x, y, chunk=chunk).grads, expected)
+    without = teach(Network(net), "eprop", x, y).grads["0.recurrent.weight"]
+    assert (expected["0.recurrent.weight"] - without).abs().max() > 1e-2 * without.abs().max()
+
+
+@pytest.mark.parametrize("name", ["lif", "alif, leaky", "no bias", "conv"])
+@pytest.mark.parametrize("chunk", [1, 4, STEPS])
+def test_regularised_rates_without_recurrence_add_bptts_gradient(name: str, chunk: int) -> None:
+    """Against autograd of the regulariser; the channel of a map has one rate."""
+    layers = {
+        **LAYERS,
+        "lif": lambda: nn.Sequential(nn.Linear(12, 10), LIF(), nn.Linear(10, CLASSES)),
+        "conv": lambda: nn.Sequential(_conv_named(), nn.Flatten(), nn.Linear(27, CLASSES)),
+    }
+    torch.manual_seed(3)
+    net = layers[name]().double()
+    for parameter in net.parameters():
+        parameter.data.mul_(2)
+    (x, y), simulation = data("conv" if name == "conv" else "mlp"), Noted(net, across_time=True)
+    expected = simulation.grads(regularised(simulation, y, x, "0.conv" if name == "conv" else "1"))
+    assert_close(teach(Network(net), REGULAR, x, y, chunk=chunk).grads, expected)
+
+
+def _conv_named() -> nn.Module:
+    named = nn.Sequential()
+    named.add_module("synapse", nn.Conv2d(2, 3, 3, padding=1, stride=2))
+    named.add_module("conv", alif())
+    return named
+
+
+def test_rates_are_regularised_layer_by_layer() -> None:
+    """Spikes of a layer are what its own weights are told about, and no other layer's."""
+    (x, y), grads = data("mlp"), {}
+    for c_reg in (0.0, C_REG):
+        grads[c_reg] = teach(make("mlp"), {**REGULAR, "c_reg": c_reg}, x, y).grads
+    simulation = Noted(body("mlp"), across_time=True)
+    simulation.run(x)
+    own = {}
+    for neuron, synapse in (("1", "0"), ("3", "2")):
+        loss = C_REG / 2 * (simulation.rates(neuron).mean(0) - F_TARGET).square().sum()
+        weights = dict(simulation.body.get_submodule(synapse).named_parameters())
+        found = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        own |= {f"{synapse}.{key}": grad for key, grad in zip(weights, found, strict=True)}
+    assert_close({name: grads[C_REG][name] - grads[0.0][name] for name in own}, own)
+
+
+def test_regularised_rates_keep_a_number_a_weight_for_all_samples_and_steps() -> None:
+    net, (x, y) = Network(recurrent(adapts=False, leaks=False)), sample()
+    rule = bound(REGULAR, net, Frames(x))
+    lesson = Lesson(
+        net, OBJECTIVE, Frames(x), y, GradSink(net), Context(KeyedDraws(0), torch.arange(2), 0, 7, Share(2))
+    )
+    for t in range(len(x)):
+        rule.step(lesson, x[t : t + 1])
+    sums = [tensor for tensor in lesson.carry.sums.values() if tensor.dim() == 2]
+    weights = UNITS * (INPUTS + 1) + UNITS * (UNITS + 1)
+    assert (sum(t.nbytes for t in sums), rule.holds(net, range(1)).sums) == (8 * weights, 8 * weights)
+    assert not rule.holds(net, range(1)).eligible
+
+
+class Halves(Group):
+    """Two processes in one: what the other one would bring is known."""
+
+    rank, size = 0, 2
+
+    def __init__(self, other: list[Tensor]):
+        self.other = other
+
+    def sum_(self, tensors) -> None:
+        for tensor, more in zip(tensors, self.other, strict=True):
+            tensor += more
+
+    def copy_(self, tensors) -> None: ...
+
+    def gather(self, text: str) -> list[str]:
+        return [text, text]
+
+
+def test_processes_regularise_the_rates_of_all_samples() -> None:
+    (x, y), net = data("mlp"), make("mlp")
+    whole = teach(net, REGULAR, x, y)
+    parts = []
+    for rows, others in ((slice(0, 1), slice(1, 4)), (slice(1, 4), slice(0, 1))):
+        counts = [
+            torch.cat([record.firings[node.index].out for record in whole.records])[:, others].sum((0, 1))
+            for node in net.hidden
+        ]
+        rule = bound(REGULAR, net, Frames(x))
+        share, ids = Share(4, rows.start, Halves(counts)), torch.arange(4)[rows]
+        parts.append(teach(net, rule, x[:, rows], y[rows], ids=ids, share=share).grads)
+    assert_close({name: parts[0][name] + parts[1][name] for name in whole.grads}, whole.grads)
 
 
 @pytest.mark.parametrize(("adapts", "leaks", "numbers"), [(False, False, 0), (False, True, 1), (True, True, 2)])

@@ -18,8 +18,8 @@ from onward.train.folder import Interface
 from onward.train.networks import build_network
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "full").glob("*.toml"))
-SIDES = {"image-folder": 224, "cifar10": 32, "cifar100": 32}
-CLASSES = {"image-folder": 1000, "cifar10": 10, "cifar100": 100}
+FEATURES = {"image-folder": (3, 224, 224), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "shd": (1, 1, 700)}
+CLASSES = {"image-folder": 1000, "cifar10": 10, "cifar100": 100, "shd": 20}
 PARAMETERS = {
     "nf-resnet34": {1000: 21_797_688},
     "nf-resnet50": {1000: 25_557_048},
@@ -30,6 +30,7 @@ PARAMETERS = {
     "qkformer-imagenet": {1000: 64_962_760},
     "conv5": {10: 3_922_058, 100: 4_659_428},
     "conv9": {100: 10_042_532},
+    "feedback": {20: 250_132},
 }
 """Of each network and number of classes, learned thresholds of DSR's neurons left out."""
 
@@ -65,9 +66,9 @@ def test_data_that_is_not_there_is_asked_for_in_words(tmp_path: Path, monkeypatc
 def test_networks_have_their_published_numbers_of_parameters(path: Path) -> None:
     configs = {(config.model.name, config.neuron.name, config.weights.name): config for config in configs_of(path)}
     for config in configs.values():
-        side, classes = SIDES[config.data.name], CLASSES[config.data.name]
+        features, classes = FEATURES[config.data.name], CLASSES[config.data.name]
         with torch.device("meta"):
-            net = build_network(config, Interface((3, side, side), classes, 1))
+            net = build_network(config, Interface(features, classes, 1))
         found = sum(p.numel() for name, p in net.named_parameters() if not name.endswith(".threshold"))
         assert found == PARAMETERS[config.model.name][classes]
 

@@ -8,8 +8,9 @@ L = l(R(o[1..T]), y), and are known at its end. Losses average over the batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
 from onward.core.errors import ConfigError, ObjectiveMismatch, ShapeError
+from onward.core.inner import Inner
 from onward.core.registry import Choice, Registry
 from onward.core.trace import ones_trace
 from onward.kernels.scan import leaky_sum
@@ -181,9 +183,13 @@ class Max(Reduce):
 
 
 class Objective(ABC):
-    """A loss over a sequence; ``reduce`` gathers the evidence from which the class is predicted."""
+    """A loss over a sequence; ``reduce`` gathers the evidence from which the class is predicted.
+
+    ``inner`` is what it asks of hidden layers beside, if anything; no other method looks at it.
+    """
 
     reduce: Reduce
+    inner: Inner | None = None
 
     @property
     @abstractmethod
@@ -212,6 +218,12 @@ class Objective(ABC):
             f"{type(self).__name__} does not say how another loss joins its own; use PerStep or Readout, or give it "
             "a method mixed(other, share)"
         )
+
+    def asking(self, inner: Inner) -> Self:
+        """The same objective, which asks something of hidden layers, too."""
+        found = copy(self)
+        found.inner = inner
+        return found
 
     def logits(self, evidence: Tensor, steps: int) -> Tensor:
         """What a sequence as a whole says ``[B, m]``, on the scale of what the loss is taken of: the mean output."""

@@ -32,7 +32,8 @@ class Traits:
     training outputs differ from the network's own. ``max_chunk`` the longest chunk it can take; ``updates`` when the
     optimiser steps. ``rate`` whether it learns from the mean output of a sequence alone. ``from_loss`` whether weights
     are tried out, and no synapse is told an error of its own. ``recalls`` whether what is tried depends on the update
-    before, so that mini-batches of one update do not hear of each other.
+    before, so that mini-batches of one update do not hear of each other. ``inner`` whether it learns from what an
+    objective asks of hidden layers, too.
     """
 
     backward: Literal["none", "step", "time"]
@@ -46,6 +47,7 @@ class Traits:
     rate: bool = False
     from_loss: bool = False
     recalls: bool = False
+    inner: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from onward.core.draws import Draws, KeyedDraws
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
 from onward.core.group import ALONE, Group, Share
+from onward.core.inner import total
 from onward.core.interpret import Forward, Record, evaluating, run_walk
 from onward.core.network import Network
 from onward.core.objective import Objective
@@ -119,7 +120,10 @@ def run_sequence(
             sink.open()
     assert evidence is not None
     rule.finish(lesson)
-    return Outcome(objective.total(evidence, running, y, x.steps), evidence, lesson.trouble)
+    loss = objective.total(evidence, running, y, x.steps)
+    if objective.inner is not None:
+        loss = loss + total(objective.inner, lesson.carry, x.steps)
+    return Outcome(loss, evidence, lesson.trouble)
 
 
 @torch.no_grad()
@@ -151,11 +155,18 @@ def evaluate(
 
 
 @torch.no_grad()
-def logits(net: Network, objective: Objective, x: Sequence, *, chunk: int) -> Tensor:
+def logits(
+    net: Network,
+    objective: Objective,
+    x: Sequence,
+    *,
+    chunk: int,
+    watch: Callable[[Record], None] | None = None,
+) -> Tensor:
     """What ``net``, in evaluation mode, says of each sample of a mini-batch ``[B, m]``: see `Objective.logits`."""
     evidence = None
     with evaluating(net):
-        for out in outputs(net, x, chunk=chunk):
+        for out in outputs(net, x, chunk=chunk, watch=watch):
             evidence = objective.reduce(evidence, out)
     assert evidence is not None
     return objective.logits(evidence, x.steps)

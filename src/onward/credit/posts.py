@@ -13,7 +13,7 @@ from onward.core.interpret import Record, trainable
 from onward.core.products import few_posts
 from onward.core.sink import Sink
 from onward.core.trace import Postsynaptic
-from onward.credit.base import Credit, Head
+from onward.credit.base import Credit, Head, Port
 from onward.kernels.feedback import Feedback
 
 
@@ -63,6 +63,16 @@ class Posts:
         """Adds credit at spikes."""
         for index, credit in found.items():
             self._credits.setdefault(index, []).append(credit)
+
+    def inside(self, found: Mapping[int, Tensor]) -> None:
+        """Adds credit at spikes that travels on: through the graph, or where it ends there, to that layer alone."""
+        if not self.crosses_spikes:
+            return self.credit(found)
+        for index, credit in found.items():
+            below = [node for node in self.net.hidden if node.index <= index]
+            spikes, none = self.record.spikes[index], credit.new_empty(0)
+            head = Head(Port(f"layer {index}", 0, tuple(below)), none, none, none, spikes, credit)
+            self.from_head(head, self.teachable(head))
 
     def settle(self) -> Iterator[tuple[Node, Postsynaptic]]:
         """Credit times slope, pulled back to the next spike and no further; then every synapse with its post.

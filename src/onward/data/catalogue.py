@@ -39,6 +39,7 @@ from onward.data.mini_imagenet import load_mini_imagenet, locate_mini_imagenet
 from onward.data.nmnist import SimulatorChoice, load_simulation, locate_simulation
 from onward.data.notmnist import load_notmnist, locate_notmnist
 from onward.data.published import PUBLISHED, Published
+from onward.data.rows import Rows
 from onward.data.shd import load_shd, locate_shd
 from onward.data.simulator import SENSOR
 
@@ -123,7 +124,13 @@ def load(choice: Choice | Mapping | str) -> Split:
     split = datasets.build(parsed)
     if not isinstance(parsed, DataChoice):
         return split
-    return Split(spread(split.train, parsed.limit), spread(split.test, parsed.limit_test))
+    train, test = spread(split.train, parsed.limit), spread(split.test, parsed.limit_test)
+    return Split(_by_rows(train, parsed), _by_rows(test, parsed))
+
+
+def _by_rows(dataset: Dataset, choice: Choice) -> Dataset:
+    """The data set as ``choice`` shows it: whole pictures, or their rows."""
+    return Rows(dataset, choice.rows) if isinstance(choice, DataChoice) and choice.rows else dataset
 
 
 def augmentation(choice: Choice, seed: int) -> Augment | None:
@@ -159,7 +166,7 @@ def open_file(path: Path, like: Choice, *, split: str | None = None) -> Dataset:
     The file holds x and y, or recordings; its keys tell which. Recordings are binned, arrays laid out and scaled, as
     ``like`` says where it says so. ``split`` keeps the recordings of that split only. Raises `DataError` otherwise.
     """
-    return open_samples(path, like, _scale(path, like), _sensor(like), split)
+    return _by_rows(open_samples(path, like, _scale(path, like), _sensor(like), split), like)
 
 
 def _sensor(like: Choice) -> tuple[int, int]:

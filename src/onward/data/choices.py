@@ -16,6 +16,9 @@ class DataChoice(Choice):
         default=None, ge=1, description="train on at most this many samples, evenly spaced over the set"
     )
     limit_test: int | None = Field(default=None, ge=1, description="test on at most this many samples, evenly spaced")
+    rows: int = Field(
+        default=0, ge=0, description="show so many frames of a picture or recording row by row, a step each; 0: whole"
+    )
 
 
 class RootFields(DataChoice):

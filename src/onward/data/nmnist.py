@@ -75,7 +75,7 @@ def _dataset(choice: SimulatorChoice, x: np.ndarray, y: np.ndarray, rows: torch.
 
 def _packed(choice: SimulatorChoice, images: torch.Tensor, ids: torch.Tensor, steps: int) -> Packed:
     """The recordings binned into ``steps``, from the cache or made and put there."""
-    options = choice.model_dump(exclude={"name", "limit", "limit_test"})
+    options = choice.model_dump(exclude={"name", "limit", "limit_test", "rows"})
     key = cache_key({**options, "steps": steps, "ids": [int(ids[0]), int(ids[-1]), len(ids)]}, _SOURCES)
     arrays = cached(f"nmnist-sim-{key}", lambda: _simulated(choice, images, ids, steps))
     return Packed.of(arrays, steps)

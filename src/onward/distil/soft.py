@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from onward.core.draws import Draws
 from onward.core.errors import ObjectiveMismatch, ShapeError
 from onward.core.network import Network
 from onward.core.objective import Loss, Objective
+from onward.core.rule import LearningRule
 from onward.core.run import logits
 from onward.core.sequence import Sequence, Static
+from onward.distil.features import Features, Listener, Maps, Matching, Site
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,18 @@ class Other(Teacher):
 
     def __call__(self, student: Network, objective: Objective, x: Sequence, chunk: int) -> Tensor:
         """See `Teacher.__call__`."""
-        shown = Static(x.x, self.steps) if isinstance(x, Static) else x
-        return logits(self.net, self.objective, shown, chunk=chunk)
+        return self._say(self._shown(x), chunk)
+
+    def tell(self, x: Sequence, chunk: int, sites: list[Site]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits, and the mean activations of layers, by node index of the student's."""
+        shown, listener = self._shown(x), Listener(sites)
+        return self._say(shown, chunk, listener), listener.means(shown.steps)
+
+    def _shown(self, x: Sequence) -> Sequence:
+        return Static(x.x, self.steps) if isinstance(x, Static) else x
+
+    def _say(self, x: Sequence, chunk: int, listener: Listener | None = None) -> Tensor:
+        return logits(self.net, self.objective, x, chunk=chunk, watch=listener)
 
     def check(self, objective: Objective) -> None:
         """See `Teacher.check`: it serves all."""
@@ -99,8 +112,11 @@ class Teaching(ABC):
     """Makes the objective of a mini-batch."""
 
     @abstractmethod
-    def check(self, objective: Objective) -> None:
-        """Raises `ObjectiveMismatch` where the two do not fit."""
+    def join(self, objective: Objective, net: Network, rule: LearningRule, sample: Sequence, draws: Draws) -> None:
+        """Prepares for ``net``, learned by ``rule`` (bound already), which then keeps what is learned beside.
+
+        Raises `ObjectiveMismatch` or `ShapeError` where they do not fit.
+        """
 
     @abstractmethod
     def __call__(self, objective: Objective, net: Network, x: Sequence, chunk: int) -> Objective:
@@ -110,8 +126,8 @@ class Teaching(ABC):
 class Labels(Teaching):
     """Labels alone."""
 
-    def check(self, objective: Objective) -> None:
-        """See `Teaching.check`: they serve all."""
+    def join(self, objective: Objective, net: Network, rule: LearningRule, sample: Sequence, draws: Draws) -> None:
+        """See `Teaching.join`: they serve all."""
 
     def __call__(self, objective: Objective, net: Network, x: Sequence, chunk: int) -> Objective:
         """``objective`` itself."""
@@ -136,13 +152,39 @@ class Distilled(Teaching):
     share: float = 0.7
     temperature: float = 4.0
 
-    def check(self, objective: Objective) -> None:
-        """See `Teaching.check`."""
+    def join(self, objective: Objective, net: Network, rule: LearningRule, sample: Sequence, draws: Draws) -> None:
+        """See `Teaching.join`."""
         self.teacher.check(objective)
 
     def __call__(self, objective: Objective, net: Network, x: Sequence, chunk: int) -> Objective:
         """See `Teaching.__call__`."""
         return objective.mixed(Soft(self.teacher(net, objective, x, chunk), self.temperature), self.share)
+
+
+class Matched(Teaching):
+    """As `Distilled`, by another network whose hidden layers are matched, too: see `onward.distil.features`."""
+
+    def __init__(self, teacher: Other, share: float, temperature: float, features: Features):
+        self.teacher, self.share, self.temperature, self.features = teacher, share, temperature, features
+        self.sites, self.maps = list[Site](), Maps({})
+
+    def join(self, objective: Objective, net: Network, rule: LearningRule, sample: Sequence, draws: Draws) -> None:
+        """See `Teaching.join`."""
+        self.teacher.check(objective)
+        if not rule.traits.inner:
+            raise ObjectiveMismatch(
+                "features of a teacher are asked of hidden layers, and this rule learns from the output alone (trait "
+                "inner); leave out --distil.features, or choose rule 'bptt', 'eprop', or one of the credit grid such "
+                "as 'ottt'"
+            )
+        self.sites, self.maps = self.features.pair(net, self.teacher.net, sample, draws)
+        rule.add_module("feature_maps", self.maps)  # the optimiser and checkpoints find it there
+
+    def __call__(self, objective: Objective, net: Network, x: Sequence, chunk: int) -> Objective:
+        """See `Teaching.__call__`."""
+        z, activations = self.teacher.tell(x, chunk, self.sites)
+        mixed = objective.mixed(Soft(z, self.temperature), self.share)
+        return mixed.asking(Matching(activations, self.maps, self.features.weight))
 
 
 def check_fit(features: tuple[int, ...], classes: int, own_features: tuple[int, ...], own_classes: int) -> None:

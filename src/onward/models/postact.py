@@ -1,12 +1,17 @@
-"""Post-activation ResNet-19 of TET, tdBN and LocalZO: a block adds drives, and neurons fire behind the sum.
+"""Post-activation residual networks: a block adds drives, and neurons fire behind the sum.
 
     s' = LIF(BN(conv(LIF(BN(conv(s))))) + shortcut(s))
 
-The shortcut carries spikes: s itself, or BN(conv1x1(s)) where the shape changes. A stem of 64 filters; three blocks of
-128, three of 256 and two of 512, of which the second and third group halve sides; global pooling; 256 units; a readout.
+The shortcut carries spikes: s itself, or BN(conv1x1(s)) where the shape changes. *ResNet-19* of TET, tdBN and LocalZO
+has a stem of 64 filters; three blocks of 128, three of 256 and two of 512, of which the second and third group halve
+sides; global pooling; 256 units; a readout. *ResNet-18* and *34* are those of He et al. 2016: with rectifiers for
+neurons they are the networks whose weights other libraries offer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 from pydantic import Field
 
@@ -14,7 +19,15 @@ from onward.core.network import Network
 from onward.core.registry import Choice
 from onward.models.layers import Stack, Style, scaled
 from onward.models.registry import MakeNeuron, models
-from onward.models.stages import add_block, changes, spiking_stem
+from onward.models.stages import (
+    DEPTHS,
+    FILTERS,
+    ResidualOptions,
+    add_block,
+    changes,
+    pooled_stem,
+    spiking_stem,
+)
 
 STAGES = ((128, 3, 1), (256, 3, 2), (512, 2, 2))
 """Filters, blocks, and stride of the first of them."""
@@ -56,4 +69,28 @@ def _resnet19(choice: PostActOptions, features: tuple[int, ...], classes: int, n
     return Network(stack.readout())
 
 
+def _staged(
+    stem: Callable[[Stack, int], None],
+    choice: ResidualOptions,
+    features: tuple[int, ...],
+    classes: int,
+    neuron: MakeNeuron,
+) -> Network:
+    stack = Stack(features, classes, neuron, Style("batch", bias=False))
+    stem(stack, choice.filters(FILTERS))
+    for filters, stride in choice.places():
+        _add(stack, filters, stride)
+    stack.adaptive_pool(1)
+    return Network(stack.readout())
+
+
+for _depth, _blocks in DEPTHS.items():
+    for _kind, _stem, _images in (("", spiking_stem, "CIFAR"), ("-imagenet", pooled_stem, "ImageNet")):
+        models.register(
+            f"postact-resnet{_depth}{_kind}",
+            ResidualOptions,
+            partial(_staged, _stem),
+            f"post-activation ResNet-{_depth} for {_images}; takes the weights of its ReLU original",
+            defaults={"blocks": _blocks},
+        )
 models.register("resnet19", PostActOptions, _resnet19, "post-activation ResNet-19 of TET, tdBN and LocalZO for CIFAR")

@@ -18,7 +18,8 @@ from torch import Tensor
 from onward.core.backprop import Recorded, Tape, deposit_all
 from onward.core.draws import Draws
 from onward.core.graph import Node
-from onward.core.interpret import run_walk, shapes
+from onward.core.inner import add_up, fit, whole_credit
+from onward.core.interpret import Record, run_walk, shapes
 from onward.core.network import Network
 from onward.core.neuron import Firing
 from onward.core.norms import Norms, PerStep
@@ -31,7 +32,11 @@ from onward.rules.registry import NormScope, norms_of, rules
 
 
 class ThroughTime(Recorded):
-    """A chunk in one graph with all chunks before it."""
+    """A chunk in one graph with all chunks before it; of neurons at ``sites``, what they send is kept in it."""
+
+    def __init__(self, lesson: Lesson, norms: Norms):
+        super().__init__(lesson, norms)
+        self.sites = lesson.objective.inner.sites if lesson.objective.inner is not None else ()
 
     def neuron(self, node: Node, signal: Signal) -> Signal:
         """See `Interpreter.neuron`."""
@@ -44,6 +49,8 @@ class ThroughTime(Recorded):
             out.detach(), potential.new_empty(0), tuple(s.detach() for s in state), lambda: potential
         )
         out = self.disturbed(node, out)
+        if node.index in self.sites:
+            self.record.spikes[node.index] = out
         return Signal(out, out)
 
     def past(self, signal: Signal) -> Signal:
@@ -61,7 +68,9 @@ class BPTT(LearningRule):
     @property
     def traits(self) -> Traits:
         """See `LearningRule.traits`."""
-        return Traits(backward="time", memory="O(T)", per_step_error=False, weight_transport=True, stochastic=False)
+        return Traits(
+            backward="time", memory="O(T)", per_step_error=False, weight_transport=True, stochastic=False, inner=True
+        )
 
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
         """Nothing to keep; one step of the sample shows whether the network can take it."""
@@ -79,6 +88,8 @@ class BPTT(LearningRule):
             out = run_walk(walk, x)
         lesson.saw(walk.record)
         lesson.carry.records.append(walk.record)
+        if lesson.objective.inner is not None:
+            add_up(lesson.objective.inner, walk.record, lesson.carry)
         return out.detach()
 
     def finish(self, lesson: Lesson) -> None:
@@ -87,7 +98,19 @@ class BPTT(LearningRule):
         records = lesson.carry.records
         with torch.enable_grad():
             loss = _loss(lesson, torch.cat([record.out for record in records]))
-        deposit_all(lesson, records, [loss], [torch.ones_like(loss)])
+        heads, credits = _asked_inside(lesson, records)
+        deposit_all(lesson, records, [loss, *heads], [torch.ones_like(loss), *credits])
+
+
+def _asked_inside(lesson: Lesson, records: list[Record]) -> tuple[list[Tensor], list[Tensor]]:
+    """What hidden neurons sent, and the credit there, where the objective asks something of them."""
+    inner, context = lesson.objective.inner, lesson.context
+    if inner is None:
+        return [], []
+    fit(inner, lesson.carry, context, lesson.sink)
+    found = whole_credit(inner, lesson.carry, context)
+    heads = [(record.spikes[site], credit) for site, credit in found.items() for record in records]
+    return [sent for sent, _ in heads], [credit.expand_as(sent) for sent, credit in heads]
 
 
 def _loss(lesson: Lesson, out: Tensor) -> Tensor:

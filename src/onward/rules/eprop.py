@@ -9,16 +9,23 @@ The gradient of the reset is left out, and so is what a spike does to other neur
 exact with *symmetric* feedback and one spiking layer: recurrent, it is BPTT's gradient along paths that stay within a
 neuron; without recurrence it is BPTT's (with a detached soft reset).
 
+Firing rates are regularised, if c_reg is not 0, by what (c_reg / 2) sum_j (f_j - f_target)^2 takes of a neuron's own
+spikes; f_j is the mean of z_j over N samples and T steps (and the places of a map, whose channel is one j):
+
+    dW_ji += c_reg (f_j - f_target) (1 / (N T)) sum_{samples, t} e_ji[t]
+
 Where neurons do not adapt and the readout has no memory (beta = kappa = 0), eligibilities are outer products and cost
 what OTTT's traces do, O(n) a sample, for any synapse. Else every weight has up to two numbers of its own for each
-sample, ``[B, out, in]``: memory and work O(B n^2) a step. Independent of T either way. Source: Bellec et al. 2020.
+sample, ``[B, out, in]``: memory and work O(B n^2) a step. Regularised rates take one more of every weight, for all
+samples together. Independent of T either way. Source: Bellec et al. 2020.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -29,6 +36,7 @@ from onward.core.credit_walk import CreditWalk, pull_back
 from onward.core.draws import Draws
 from onward.core.errors import TopologyMismatch
 from onward.core.graph import Kind, Node
+from onward.core.inner import step_credit
 from onward.core.interpret import Record, run_walk, shapes
 from onward.core.network import Network
 from onward.core.neuron import Adaptation
@@ -37,7 +45,7 @@ from onward.core.registry import Choice
 from onward.core.rule import Holds, LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, dense
-from onward.core.synapse import ops_of
+from onward.core.synapse import effective, ops_of
 from onward.core.trace import Presynaptic
 from onward.credit.base import Credit, Head, Spatial
 from onward.credit.bp import BackPropagation
@@ -49,15 +57,16 @@ from onward.kernels.feedback import Feedback
 from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
-_WAY_OUT = "use rule 'ottt', or neurons that do not adapt and a readout without memory"
+_WHERE = "where neurons adapt, the readout leaks or firing rates are regularised"
+_WAY_OUT = "use rule 'ottt', or neurons that do not adapt, a readout without memory and rule.c-reg 0"
 
 
 class EProp(LearningRule):
     """See the module's docstring; ``feedback`` is what brings errors to layers, as in the credit grid."""
 
-    def __init__(self, feedback: Spatial, norms: Norms | None = None):
+    def __init__(self, feedback: Spatial, norms: Norms | None = None, rates: Rates | None = None):
         super().__init__()
-        self.feedback, self.norms, self.memory = feedback, norms or PerStep(), OTTT(Exact())
+        self.feedback, self.norms, self.memory, self.rates = feedback, norms or PerStep(), OTTT(Exact()), rates
         self._port, self._kappa = NOWHERE, 0.0
         self._weighed: dict[int, list[Fed]] = {}
 
@@ -70,6 +79,7 @@ class EProp(LearningRule):
             per_step_error=True,
             weight_transport=self.feedback.weight_transport,
             stochastic=self.feedback.stochastic,
+            inner=True,
         )
 
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
@@ -77,7 +87,7 @@ class EProp(LearningRule):
         sizes = shapes(net, sample, draws)
         self._port, self._kappa = output_port(net, sizes), _readout_leak(net)
         check_paths(net, self.feedback.crosses_spikes)
-        lasting = [node for node in net.hidden if self._kappa or _adaptation(node)]
+        lasting = [node for node in net.hidden if self._kappa or self.rates or _adaptation(node)]
         self._weighed = {neuron.index: _fed(net, neuron) for neuron in lasting}
         self.feedback.allocate(net, sizes, [self._port], draws)
         weight = next(net.parameters())
@@ -110,26 +120,31 @@ class EProp(LearningRule):
             for fed in found
             for _ in range(bool(self._kappa) + (_adaptation(net.nodes[index]) is not None))
         ]
-        return Holds(credits=1, traced=traced, eligible=tuple(numbers))
+        fed = [fed.node.module for found in self._weighed.values() for fed in found] if self.rates else []
+        sums = sum(parameter.nbytes for module in fed for parameter in effective(module).values())
+        return Holds(credits=1, traced=traced, eligible=tuple(numbers), sums=sums)
 
     def _learn(self, lesson: Lesson, record: Record) -> None:
         """Deposits where eligibilities are outer products; elsewhere what each weight's own makes of the signals."""
         net, carry = lesson.net, lesson.carry
         head, more = self._head(lesson, record), record.steps.stop < lesson.context.steps
         pres = {i: self.memory.pre(net, net.nodes[i], pre, carry, more) for i, pre in record.pres.items()}
-        signals = self._signals(record, head)
+        signals, inside = self._signals(record, head), self._inside(lesson, record)
         posts = Posts(record, lesson.sink, self.feedback.crosses_spikes)
         posts.from_head(head, posts.readout)
         posts.credit(signals)
+        posts.credit(inside)
         weighed = {fed.node.index for found in self._weighed.values() for fed in found}
         for node, post in posts.settle():
             if node.index not in weighed:
                 gain = self.memory.bias_gain(net, node, record.start - net.wakes(node), len(post))
                 lesson.sink.deposit(node, pres[node.index], post, gain)
+        pulls = self._pulls(lesson, record)
         for index, found in self._weighed.items():
+            told = Told(signals[index], inside.get(index), pulls.get(index))
             for fed in found:
                 if fed.node.index in pres:
-                    self._weigh(lesson, record, net.nodes[index], fed, pres[fed.node.index], signals[index])
+                    self._weigh(lesson, record, net.nodes[index], fed, pres[fed.node.index], told)
         self.feedback.learn(record, [head], lambda node: self._spike_trace(lesson, record, node), lesson.sink)
 
     def _head(self, lesson: Lesson, record: Record) -> Head:
@@ -147,15 +162,40 @@ class EProp(LearningRule):
         found = pull_back(head.source, head.seed, [record.spikes[index] for index in hidden])
         return {index: signal for index, signal in zip(hidden, found, strict=True) if signal is not None}
 
-    def _weigh(self, lesson: Lesson, record: Record, neuron: Node, fed: Fed, pre: Presynaptic, signal: Credit) -> None:
-        """Advances the eligibility of every weight of a synapse, and adds what it makes of the signal."""
+    def _inside(self, lesson: Lesson, record: Record) -> dict[int, Tensor]:
+        """What the objective asks of hidden neurons: credit at their spikes, in which no readout remembers."""
+        inner = lesson.objective.inner
+        found = {} if inner is None else step_credit(inner, record, lesson.carry, lesson.sink)
+        if not self.feedback.crosses_spikes:
+            return found
+        spread = dict[int, Tensor]()
+        for site, credit in found.items():
+            below = [node.index for node in record.net.hidden if node.index <= site]
+            reached = pull_back(record.spikes[site], credit, [record.spikes[index] for index in below])
+            for index, signal in zip(below, reached, strict=True):
+                if signal is not None:
+                    spread[index] = spread[index] + signal if index in spread else signal
+        return spread
+
+    def _pulls(self, lesson: Lesson, record: Record) -> dict[int, Tensor]:
+        """At the end of a sequence, what regularised rates make of the sums of eligibilities, by neuron."""
+        if self.rates is None:
+            return {}
+        self.rates.count(record, lesson.carry)
+        return self.rates.pulls(record, lesson.carry) if record.steps.stop == lesson.context.steps else {}
+
+    def _weigh(self, lesson: Lesson, record: Record, neuron: Node, fed: Fed, pre: Presynaptic, told: Told) -> None:
+        """Advances the eligibility of every weight of a synapse, and adds what it makes of what the neuron is told."""
         node, slope = fed.node, record.firings[neuron.index].slope
-        signal = signal.dense(slope) if isinstance(signal, Feedback) else signal
         mask = fed.mask(lesson.carry, slope[0])
-        eligible = Eligibilities(lesson.carry, f"synapse {node.index}", self._kappa, _adaptation(neuron), mask)
+        eligible = Eligibilities(
+            lesson.carry, f"synapse {node.index}", self._kappa, _adaptation(neuron), mask, self.rates is not None
+        )
         rows = _rows(node, dense(pre), self._ones(lesson.net, node, record), lesson.sink.params(node))
-        steps = zip(rows, map(_by_place, slope), map(_by_place, signal), strict=True)
-        total = reduce(Tensor.add_, (eligible.step(*of_step) for of_step in steps))
+        steps = zip(rows, map(_by_place, slope), told.steps(slope), strict=True)
+        total = reduce(Tensor.add_, (eligible.step(a, psi, *signals) for a, psi, signals in steps))
+        if told.pull is not None:
+            total += told.pull[:, None] * eligible.sums
         lesson.sink.contribute(node, pre, _split(total, lesson.sink.params(node)))
 
     def _ones(self, net: Network, node: Node, record: Record) -> list[float]:
@@ -171,16 +211,38 @@ class Eligibilities:
     """Those of all weights of a synapse and all samples, ``[B, P, out, n]`` for P places.
 
     They are kept in the carry and change in place: nothing else of their size is made. ``mask`` ``[B, P, out]``
-    multiplies the synapse's drives, if there is one.
+    multiplies the synapse's drives, if there is one. ``summed`` keeps their sum over places, samples and steps, too.
     """
 
-    def __init__(self, carry: Carry, owner: str, kappa: float, adaptation: Adaptation | None, mask: Tensor | None):
+    def __init__(
+        self,
+        carry: Carry,
+        owner: str,
+        kappa: float,
+        adaptation: Adaptation | None,
+        mask: Tensor | None,
+        summed: bool = False,
+    ):
         self.kept, self.kappa, self.adaptation, self.mask = carry.traces, kappa, adaptation, mask
         self.slow, self.filtered = f"{owner}, adaptation", f"{owner}, eligibility"
+        self.carry, self.whole, self.summed = carry, f"{owner}, eligibilities", summed
 
-    def step(self, a: Tensor, slope: Tensor, signal: Tensor) -> Tensor:
-        """One step of inputs ``a`` ``[B, P, n]``, slopes and signals ``[B, P, out]``: the change ``[out, n]``."""
+    @property
+    def sums(self) -> Tensor:
+        """sum e over places, samples and steps, ``[out, n]``."""
+        return self.carry.sums[self.whole]
+
+    def step(self, a: Tensor, slope: Tensor, signal: Tensor, direct: Tensor | None) -> Tensor:
+        """One step of inputs ``a`` ``[B, P, n]``, slopes and signals ``[B, P, out]``: the change ``[out, n]``.
+
+        ``signal`` comes by way of the readout, with its memory; ``direct`` credit at the spikes, if any, does not.
+        """
         change = self._filtered(a, slope, signal) if self.kappa else self._at_once(a, slope, signal)
+        if direct is not None:
+            change += self._at_once(a, slope, direct)
+        if self.summed:
+            now = self._at_once(a, slope, torch.ones_like(slope))
+            self.carry.sums[self.whole] = self.sums.add_(now) if self.whole in self.carry.sums else now
         if self.adaptation is not None:
             self._adapt(self.adaptation, a, slope)
         return change
@@ -218,6 +280,46 @@ class Eligibilities:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the neurons of a layer are told in a chunk: see `Eligibilities.step`; ``pull`` ``[out]`` at its end."""
+
+    signal: Credit
+    direct: Tensor | None
+    pull: Tensor | None
+
+    def steps(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Signals and direct credit of every step, ``[B, P, out]``; ``like`` has the shape of the layer's spikes."""
+        signal = self.signal.dense(like) if isinstance(self.signal, Feedback) else self.signal
+        direct = repeat(None) if self.direct is None else map(_by_place, self.direct)
+        return zip(map(_by_place, signal), direct, strict=False)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """(c_reg / 2) sum_j (f_j - f_target)^2 of the mean rates of hidden neurons, the channel of a map being one j."""
+
+    c_reg: float
+    f_target: float
+
+    def count(self, record: Record, carry: Carry) -> None:
+        """Adds the spikes of a chunk."""
+        for node in record.net.hidden:
+            spikes = record.firings[node.index].out.movedim(2, 0).flatten(1).sum(1)
+            held = carry.sums.get(_count(node.index))
+            carry.sums[_count(node.index)] = spikes if held is None else held + spikes
+
+    def pulls(self, record: Record, carry: Carry) -> dict[int, Tensor]:
+        """c_reg (f_j - f_target) / (N T P) for sums over samples, steps and places, by neuron: ``[out]``."""
+        context, counts = record.context, {node.index: carry.sums[_count(node.index)] for node in record.net.hidden}
+        context.share.group.sum_([*counts.values()])
+        found = {}
+        for index, spikes in counts.items():
+            terms = context.samples * context.steps * record.firings[index].out[0, 0, 0].numel()
+            found[index] = (spikes / terms - self.f_target) * (self.c_reg / terms)
+        return found
+
+
+@dataclass(frozen=True)
 class Fed:
     """A synapse that drives a neuron, and the dropout layers that its drive passes on the way."""
 
@@ -228,6 +330,10 @@ class Fed:
         """What the drive is multiplied by in this sequence, ``[B, P, out]``; ``like`` is a step of it."""
         masks = [carry.masks[node.index][0] for node in self.dropouts if node.index in carry.masks]
         return _by_place(reduce(Tensor.mul, masks).expand_as(like)) if masks else None
+
+
+def _count(index: int) -> str:
+    return f"spikes of {index}"
 
 
 def _adaptation(neuron: Node) -> Adaptation | None:
@@ -260,8 +366,8 @@ def _fed(net: Network, neuron: Node) -> list[Fed]:
             frontier += [(source, passed) for source in here.inputs]
         elif here.kind in (Kind.NORM, Kind.GLUE):
             raise TopologyMismatch(
-                f"{here} stands between weights and {neuron}, where eprop keeps an eligibility of every weight, since "
-                f"neurons adapt or the readout leaks; leave it out (--model.norm none), or {_WAY_OUT}"
+                f"{here} stands between weights and {neuron}, and eprop keeps an eligibility of every weight {_WHERE}; "
+                f"leave it out (--model.norm none), or {_WAY_OUT}"
             )
         elif here.kind is Kind.SYNAPSE and net.reader(here) is neuron:
             _check_matrix(here)
@@ -273,7 +379,7 @@ def _check_matrix(node: Node) -> None:
     if ops_of(node.module).reads(node.module) is None:
         raise TopologyMismatch(
             f"{node} ({type(node.module).__name__}) is no matrix, and eprop keeps an eligibility of every weight "
-            f"where neurons adapt or the readout leaks; use nn.Linear there, or {_WAY_OUT}"
+            f"{_WHERE}; use nn.Linear there, or {_WAY_OUT}"
         )
 
 
@@ -309,7 +415,16 @@ class EPropOptions(Choice):
     scale: float = Field(
         0.5, gt=0, description="standard deviation of random feedback's entries, times the root of the classes"
     )
+    c_reg: float = Field(0.0, ge=0, description="strength of the regularisation of firing rates; 0: none")
+    f_target: float = Field(
+        0.01, ge=0, description="the rate, in spikes a step, that it pulls every hidden neuron towards"
+    )
     norm_over: NormScope = "step"
+
+
+def _build(choice: EPropOptions) -> EProp:
+    rates = Rates(choice.c_reg, choice.f_target) if choice.c_reg else None
+    return EProp(_FEEDBACK[choice.feedback](choice.scale), norms_of(choice.norm_over), rates)
 
 
 _FEEDBACK: dict[str, Callable[[float], Spatial]] = {
@@ -320,7 +435,7 @@ _FEEDBACK: dict[str, Callable[[float], Spatial]] = {
 rules.register(
     "eprop",
     EPropOptions,
-    lambda choice: EProp(_FEEDBACK[choice.feedback](choice.scale), norms_of(choice.norm_over)),
+    _build,
     "e-prop: eligibilities of every weight, adaptation and the readout's memory included, meet learning signals",
     facts={"paper": "Bellec et al. 2020", "published": "equations", "inferred": "layers below the last spiking one"},
 )

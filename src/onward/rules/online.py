@@ -22,6 +22,7 @@ from onward.core.credit_walk import CreditWalk
 from onward.core.draws import Draws
 from onward.core.errors import ConfigError
 from onward.core.graph import Node
+from onward.core.inner import step_credit
 from onward.core.interpret import Record, frozen_statistics, run_walk, shapes
 from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
@@ -88,6 +89,7 @@ class Online(LearningRule):
             perturbs=s.perturbs,
             max_chunk=1 if self.every_step else s.max_chunk,
             updates="step" if self.every_step else "sequence",
+            inner=True,
         )
 
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
@@ -153,10 +155,11 @@ class Online(LearningRule):
                 i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry, more)
                 for i, pre in record.pres.items()
             }
+            inside = self._inside(lesson, record)
             if self.spatial.observes_first:
                 self._observe(lesson, record, heads, before, x)
             if takes_part and self.spatial.teaches():
-                self._deposit(lesson, record, pres, heads)
+                self._deposit(lesson, record, pres, heads, inside)
             if not self.spatial.observes_first:
                 self._observe(lesson, record, heads, before, x)
             if self.every_step:
@@ -188,7 +191,22 @@ class Online(LearningRule):
         losses = lesson.objective.step_losses(out, lesson.y, context.steps) * (gain / context.samples)
         return Head(self._port, out, error, losses, record.out, error)
 
-    def _deposit(self, lesson: Lesson, record: Record, pres: dict[int, Presynaptic], heads: list[Head]) -> None:
+    def _inside(self, lesson: Lesson, record: Record) -> dict[int, Tensor]:
+        """Credit at the spikes of hidden neurons of which the objective asks something, by node index."""
+        inner = lesson.objective.inner
+        if inner is None:
+            return {}
+        gain = self.temporal.gain(lesson.context.steps)
+        return {site: credit * gain for site, credit in step_credit(inner, record, lesson.carry, lesson.sink).items()}
+
+    def _deposit(
+        self,
+        lesson: Lesson,
+        record: Record,
+        pres: dict[int, Presynaptic],
+        heads: list[Head],
+        inside: dict[int, Tensor],
+    ) -> None:
         """Turns errors into credit, credit into posts, posts and pres into deposits."""
         posts = Posts(record, lesson.sink, self.spatial.crosses_spikes)
         if self.error_delay:
@@ -202,6 +220,7 @@ class Online(LearningRule):
         for head in heads:
             posts.credit(self.spatial.credit(record, head))
         posts.credit(self.local.look(record, lesson.y, lesson.objective, lesson.sink))
+        posts.inside(inside)
         for node, post in posts.settle():
             gain = self.temporal.bias_gain(lesson.net, node, record.start - lesson.net.wakes(node), len(post))
             lesson.sink.deposit(node, pres[node.index], post, gain)

@@ -76,7 +76,9 @@ class TrainConfig(BaseModel):
         default=False, description="torch.compile for recurrences that have no kernel; needs a C++ compiler on a CPU"
     )
     init_from: str | None = Field(
-        default=None, description="folder of an earlier run, whose weights training starts from; none: fresh ones"
+        default=None,
+        description="folder of an earlier run, or a .safetensors, .pt or .pth file of a network's tensors, whose "
+        "weights training starts from; none: fresh ones",
     )
     init_thresholds: float | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""Training that starts from the weights of an earlier run."""
+"""Training that starts from the weights of an earlier run, or of a file that another library wrote."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from onward.core.graph import Node
 from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.folder import RunFolder
+from onward.train.foreign import COUNTER, read_foreign, renamed
 from onward.train.networks import trained_network
 from onward.train.rectified import learned_thresholds
 from onward.weights.binary import Binary, binary_of, parametrizations, restart_scale
@@ -31,20 +32,27 @@ def start(config: RunConfig, net: Network) -> dict[str, dict[str, int | str]]:
     if config.train.init_from is None:
         return {}
     path = Path(config.train.init_from).expanduser()
-    if not path.is_dir():
+    if not path.exists():
         raise ConfigError(
-            f"--train.init-from {path}: there is no such folder; expected that of a run, which `onward train` made, so "
-            "put it back if it was there, or name it where it is now"
+            f"--train.init-from {path}: there is no such folder or file; expected the folder of a run, which `onward "
+            "train` made, or a file of tensors, so put it back if it was there, or name it where it is now"
         )
-    folder, own = RunFolder.open(path), () if config.train.init_thresholds is None else learned_thresholds(net)
     try:
-        hand_over(trained_network(folder), net, own)
+        return {"train.init_from": fingerprint(_take(config, path, net))}
     except ConfigError as error:
         raise ConfigError(f"--train.init-from {path}: {error}") from None
-    return {"train.init_from": fingerprint(folder.trained() / checkpoint.NETWORK)}
 
 
-@torch.no_grad()
+def _take(config: RunConfig, path: Path, net: Network) -> Path:
+    """Gives ``net`` what ``path`` holds; returns the file it was read from."""
+    if path.is_file():
+        take_over(read_foreign(path), net)
+        return path
+    folder, own = RunFolder.open(path), () if config.train.init_thresholds is None else learned_thresholds(net)
+    hand_over(trained_network(folder), net, own)
+    return folder.trained() / checkpoint.NETWORK
+
+
 def hand_over(source: Network, net: Network, own: Collection[str] = ()) -> None:
     """Copies all that ``source`` has learned, and its statistics, into ``net``, by name.
 
@@ -53,21 +61,47 @@ def hand_over(source: Network, net: Network, own: Collection[str] = ()) -> None:
     where a tensor is missing, is one too many, or has another shape, and where weights are made otherwise.
     """
     _check_made_alike(source, net)
-    given = {_plain(name): tensor for name, tensor in source.state_dict().items()}
+    words = _copy({_plain(name): tensor for name, tensor in source.state_dict().items()}, net, own)
+    if words:
+        raise ConfigError(
+            f"what that run learned does not fit this network: {words}; expected the same --model, --neuron and data "
+            "of the same shape and number of classes"
+        )
+
+
+def take_over(tensors: Mapping[str, Tensor], net: Network) -> None:
+    """Copies what a foreign network has learned into ``net``, by the names that `renamed` gives.
+
+    Learned thresholds stay as they are, and so do counters of mini-batches that are not there. Raises `ConfigError`
+    that names what is missing, is one too many, or has another shape.
+    """
+    wanted = {_plain(name): tensor for name, tensor in net.state_dict().items()}
+    ours = renamed(tensors, [node.name for node in net.neurons])
+    given = {name: _as(tensor, wanted.get(name)) for name, tensor in ours.items()}
+    words = _copy(given, net, [*learned_thresholds(net), *(name for name in wanted if name.endswith(COUNTER))])
+    if words:
+        raise ConfigError(
+            f"what the file holds does not fit this network: {words}; expected tensors by the names of this network, "
+            "or by torchvision's names (conv1, bn1, layer1.0.conv1 and so on, fc) for --model "
+            "postact-resnet18-imagenet and postact-resnet34-imagenet, and as many classes"
+        )
+
+
+@torch.no_grad()
+def _copy(given: Mapping[str, Tensor], net: Network, own: Collection[str]) -> str:
+    """Copies tensors by name, if they fit; else what does not, in words."""
     wanted = {_plain(name): tensor for name, tensor in net.state_dict().items()}
     fresh = {node: names for node in net.synapses if (names := _of_scale(node)) and not names & given.keys()}
     for name in set[str]().union(*fresh.values(), own) - given.keys():
         del wanted[name]
     words = difference(_forms(given), _forms(wanted))
     if words:
-        raise ConfigError(
-            f"what that run learned does not fit this network: {words}; expected the same --model, --neuron and data "
-            "of the same shape and number of classes"
-        )
+        return words
     for name, tensor in wanted.items():
         tensor.copy_(given[name])
     for node in fresh:
         restart_scale(node.module)
+    return ""
 
 
 def _check_made_alike(source: Network, net: Network) -> None:
@@ -103,6 +137,12 @@ def _of_scale(node: Node) -> set[str]:
         return set()
     place = parametrizations(node.module).index(binary)
     return {f"{node.name}.parametrizations.weight.{place}.{key}" for key in binary.state_dict()}
+
+
+def _as(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """``tensor`` with the precision of ``like``, where both are real numbers."""
+    real = like is not None and like.is_floating_point() and tensor.is_floating_point()
+    return tensor.to(like.dtype) if real and like is not None else tensor
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

@@ -210,9 +210,9 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     config = config.model_copy(update={"objective": resolve_objective(config)})
     objective, draws = objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
-    teaching.check(objective)
     sample = first.batch(torch.arange(1), steps).x.to(device)
     rule.bind(net, objective, sample, draws)
+    teaching.join(objective, net, rule, sample, draws)
     rule.to(device)
     chunk = resolve_chunk(config, net, rule, sample, draws)
     resolved = {"steps": steps, "chunk": chunk, "threads": torch.get_num_threads()}

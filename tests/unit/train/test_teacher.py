@@ -44,6 +44,17 @@ def test_every_kind_of_rule_learns_from_a_teacher_and_goes_on_after_a_cut(rule: 
     assert alone.fingerprint != whole.fingerprint
 
 
+@pytest.mark.parametrize("rule", ["bptt", "ottt", "opzo", "eprop"])
+def test_hidden_layers_learn_what_those_of_a_wider_teacher_do(rule: str, tokens: list[str]) -> None:
+    wide = straight([*tokens, "--model.hidden", "14", "--neuron", "relu", "--rule", "bptt", "--train.steps", "1"]).run
+    flags = [*tokens, "--distil", "run", "--distil.teacher", wide, "--rule", rule]
+    matched = [*flags, "--distil.features", "penultimate"]
+    whole, run = straight(matched), cut(matched, 5)
+    resume(run)
+    assert_same_run(Path(whole.run), run)
+    assert whole.fingerprint != straight(flags).fingerprint
+
+
 def test_nothing_of_a_teacher_gives_what_labels_give(tokens: list[str], taught: list[str]) -> None:
     assert straight([*taught, "--distil.share", "0"]).fingerprint == straight(tokens).fingerprint
 
