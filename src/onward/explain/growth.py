@@ -1,0 +1,70 @@
+"""How the memory of training grows with time steps and with layers, on paper (`onward memplan` plans the same way)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from onward.core import CrossEntropy, Frames, KeyedDraws, Network, PerStep, Readout
+from onward.core.objective import Mean
+from onward.core.run import fit_chunk
+from onward.explain.tiny import MakeNeuron
+from onward.rules import rules
+from onward.train.footprint import GRADIENTS, Stage, runs
+from onward.train.onpaper import act
+from onward.train.outline import outline
+
+WIDTH, CLASSES, BATCH = 64, 10, 32
+STEPS, LAYERS = (4, 64), (3, 12)
+"""What is compared; the first of each is the base of the other."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes beside weights and gradients: after `STEPS` time steps, and with `LAYERS` layers."""
+
+    steps: tuple[int, int]
+    layers: tuple[int, int]
+
+    @property
+    def in_time(self) -> float:
+        """How many times more for 16 times the steps."""
+        return self.steps[1] / self.steps[0]
+
+    @property
+    def in_depth(self) -> float:
+        """How many times more for 4 times the layers."""
+        return self.layers[1] / self.layers[0]
+
+
+def growth(choice: Any, make: MakeNeuron) -> Growth:
+    """The growth of the rule that ``choice`` describes, for layers of 64 neurons and 32 samples; nothing is trained."""
+    base = held(choice, make, LAYERS[0], STEPS[0])
+    return Growth(
+        (base, held(choice, make, LAYERS[0], STEPS[1])), (base, held(choice, make, LAYERS[1], STEPS[0]))
+    )
+
+
+def held(choice: Any, make: MakeNeuron, layers: int, steps: int) -> int:
+    """Bytes at the peak beside weights and gradients: what a mini-batch holds, and what the rule keeps."""
+    rule, net = rules.build(choice), _stack(make, layers)
+    torch.manual_seed(0)
+    sample = Frames((torch.rand(steps, BATCH, WIDTH) < 0.5).float())
+    objective = Readout(CrossEntropy(), Mean()) if rule.traits.rate else PerStep(CrossEntropy())
+    draws = KeyedDraws(0)
+    rule.bind(net, objective, sample, draws)
+    chunk = fit_chunk(net, rule, 1, steps, online=False)
+    stage = Stage(outline(net, sample, getattr(rule, "norms", None)), rule, BATCH)
+    taken = act(stage, runs(rule, draws, steps, chunk, 0)).most
+    kept = sum(tensor.nbytes for tensor in (*rule.buffers(), *rule.parameters()))
+    return sum(amount for part, amount in taken.items() if part != GRADIENTS) + kept
+
+
+def _stack(make: MakeNeuron, layers: int) -> Network:
+    parts: list[nn.Module] = []
+    for _ in range(layers - 1):
+        parts += [nn.Linear(WIDTH, WIDTH), make().float()]
+    return Network(nn.Sequential(*parts, nn.Linear(WIDTH, CLASSES)))

@@ -1,0 +1,130 @@
+"""A network of three layers and four time steps, with a neuron in every layer that probes credit and disturbs nothing.
+
+    inputs + 1 -> 5 + 1 neurons -> 5 + 1 neurons -> 3 outputs
+
+The last unit of every layer, the *probe*, is driven by the last input alone, and weighs nothing (or ``heard``) in what
+others hear. So spikes of a probe change no output, and the gradient of its outgoing weights shows how a rule pairs a
+presynaptic spike with errors; that of its incoming weights shows whether a neuron needs to be heard to be taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onward.core import Feedback, Frames, Network, Neuron
+from onward.core.graph import Node
+from onward.surrogates import Surrogate
+
+STEPS, SAMPLES, INPUTS, WIDTH, CLASSES = 4, 2, 4, 5, 3
+PROBE = -1
+"""The place of the probe in every layer."""
+RATE = 0.4
+"""Spikes a neuron and step that weights are scaled towards."""
+FACTORS = tuple(2.0**k for k in range(-4, 6))
+MakeNeuron = Callable[[], Neuron]
+
+
+class Deaf(Surrogate):
+    """psi = 0: no error passes these neurons."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Surrogate.__call__`."""
+        return torch.zeros_like(x)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The network; ``layers`` are its synapses from input to output, ``stimulus`` what all but the probe hear."""
+
+    net: Network
+    layers: tuple[Node, ...]
+    stimulus: Tensor
+
+    def frames(self, pulses: Tensor) -> Frames:
+        """The stimulus, and in the first sample spikes of the probes at the steps where ``pulses`` ``[T]`` is 1."""
+        probe = torch.zeros(len(pulses), SAMPLES, 1, dtype=torch.float64)
+        probe[:, 0, 0] = pulses
+        return Frames(torch.cat([self.stimulus, probe], 2))
+
+    @property
+    def labels(self) -> Tensor:
+        """The classes of the samples."""
+        return torch.arange(SAMPLES) % CLASSES
+
+
+def tiny(make: MakeNeuron, cyclic: bool, steps: int = STEPS, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
+    """The network with neurons from ``make``; ``cyclic``: the second layer speaks to the first one.
+
+    ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes the second layer's neurons.
+    """
+    random = torch.Generator().manual_seed(3)
+    stimulus = (torch.rand(steps, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
+    signal, height, neurons, weights = stimulus, 1.0, [make(), make()], []
+    for neuron in neurons:
+        weight, signal = _scaled(neuron, signal, random)
+        pulse = _pulse(neuron)
+        weights.append(_with_probe(weight, heard, pulse / height))
+        height = _height(neuron, pulse)
+    readout = torch.randn(CLASSES, WIDTH, generator=random, dtype=torch.float64) / height
+    last = torch.cat([readout, torch.full((CLASSES, 1), heard, dtype=torch.float64)], 1)
+    if deaf:
+        muted: Any = neurons[1]
+        muted.surrogate = Deaf()
+    first, second, third = map(_linear, (*weights, last))
+    if not cyclic:
+        net = Network(nn.Sequential(first, neurons[0], second, neurons[1], third))
+    else:
+        back = torch.randn(WIDTH + 1, WIDTH + 1, generator=random, dtype=torch.float64) * (0.1 / height)
+        back[PROBE], back[:, PROBE] = 0, 0
+        body = nn.Sequential(neurons[0], second, neurons[1])
+        net = Network(nn.Sequential(Feedback(first, body, _linear(back)), third))
+    layers = tuple(node for layer in (first, second, third) for node in net.synapses if node.module is layer)
+    return Tiny(net, layers, stimulus)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float64)
+    layer.weight.data = weight.clone()
+    return layer
+
+
+def _with_probe(weight: Tensor, heard: float, pulse: float) -> Tensor:
+    """A column that weighs ``heard`` and a row that hears the probe of the layer below alone."""
+    whole = torch.zeros(weight.shape[0] + 1, weight.shape[1] + 1, dtype=torch.float64)
+    whole[:PROBE, :PROBE], whole[:PROBE, PROBE], whole[PROBE, PROBE] = weight, heard, pulse
+    return whole
+
+
+def _out(neuron: Neuron, drive: Tensor) -> Tensor:
+    return neuron.simulate(drive, neuron.start(drive[0])).out
+
+
+@torch.no_grad()
+def _scaled(neuron: Neuron, signal: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weights under which neurons fire about as often as `RATE` says, and what they send then."""
+    weight = torch.rand(WIDTH, signal.shape[2], generator=random, dtype=torch.float64) * 1.2 - 0.2
+    found = [(factor, _out(neuron, signal @ weight.T * factor)) for factor in FACTORS]
+    factor, sent = min(found, key=lambda pair: abs(float((pair[1] != 0).double().mean()) - RATE))
+    return weight * factor, sent
+
+
+@torch.no_grad()
+def _pulse(neuron: Neuron) -> float:
+    """Half as much again as the least drive of one step that is answered by one spike."""
+    for factor in FACTORS:
+        drive = torch.zeros(STEPS, 1, 1, dtype=torch.float64)
+        drive[0] = factor
+        if bool(_out(neuron, drive)[0]):
+            return 1.2 * factor
+    return FACTORS[-1]
+
+
+@torch.no_grad()
+def _height(neuron: Neuron, pulse: float) -> float:
+    """What a neuron sends when it fires."""
+    return float(_out(neuron, torch.full((1, 1, 1), pulse, dtype=torch.float64))) or 1.0
