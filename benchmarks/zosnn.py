@@ -1,9 +1,11 @@
 """Losses of every mini-batch under several optimisers: the curves of the ZO-SNN project, with accuracy beside them.
 
     python -m benchmarks.zosnn recipes/zo-snn-linear20.toml [--rows LSTM Adam] [--seeds 0 1 2] [--out FOLDER]
+        [--device cuda] [--again]
 
 Trains every row of the recipe with every seed, prints means over seeds of windows of 50 iterations that end at 50,
 100, 200, 400 and 800, of the last 100, and the test accuracy; published numbers stand in brackets. Draws the curves.
+Losses are kept in the folder, and what is there already is not trained again, unless with ``--again``.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +43,11 @@ class Losses:
             self._total = total
 
 
-def trained(recipe: Path, flags: list[str], seed: int) -> dict[str, Any]:
+Run = dict[str, Any]
+"""The losses of a training, its test accuracy in percent, and how it ended if it ended early."""
+
+
+def trained(recipe: Path, flags: list[str], seed: int) -> Run:
     """Losses and test accuracy (in percent) of one training; a divergence ends it early."""
     parts, config = assemble(parse_tokens([str(recipe), *flags, "--seed", str(seed)]))
     losses = Losses()
@@ -52,14 +59,14 @@ def trained(recipe: Path, flags: list[str], seed: int) -> dict[str, Any]:
     return {"losses": losses.each, "accuracy": fitted.score.accuracy, "ended": None}
 
 
-def window(runs: list[dict[str, Any]], stop: int | None, width: int) -> float | None:
+def window(runs: list[Run], stop: int | None, width: int) -> float | None:
     """The mean loss over seeds of ``width`` mini-batches before ``stop``; None where a run did not get there."""
     if any(len(run["losses"]) < (stop or 1) or run["ended"] for run in runs):
         return None
     return mean(mean(run["losses"][(stop or len(run["losses"])) - width : stop]) for run in runs)
 
 
-def table(found: dict[str, list[dict[str, Any]]], published: dict[str, list[float]]) -> str:
+def table(found: dict[str, list[Run]], published: dict[str, list[float]]) -> str:
     """Rows of means, published numbers in brackets."""
     places = [str(end) for end in ENDS]
     lines = [f"| optimiser | {' | '.join(places)} | last 100 | test accuracy (%) |", f"|{'---|' * (len(ENDS) + 3)}"]
@@ -78,7 +85,7 @@ def _cell(value: float | None, published: float | None) -> str:
     return ours if published is None else f"{ours} ({published:.3f})"
 
 
-def figure(title: str, found: dict[str, list[dict[str, Any]]], published: dict[str, list[float]]) -> str:
+def figure(title: str, found: dict[str, list[Run]], published: dict[str, list[float]]) -> str:
     """Curves of means over 50 iterations; what was published as lines of their own."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for label, runs in found.items():
@@ -89,6 +96,28 @@ def figure(title: str, found: dict[str, list[dict[str, Any]]], published: dict[s
     return curves(lines, title, "mini-batches", "training loss")
 
 
+class Kept:
+    """Trainings of a recipe in a JSON file: those of each row, by seed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: dict[str, dict[str, Run]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def has(self, label: str, seed: int) -> bool:
+        """Whether a row was trained with a seed."""
+        return str(seed) in self.rows.get(label, {})
+
+    def put(self, label: str, seed: int, run: Run) -> None:
+        """Takes a training in, and writes the file."""
+        self.rows.setdefault(label, {})[str(seed)] = run
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.rows), encoding="utf-8")
+
+    def found(self, labels: list[str]) -> dict[str, list[Run]]:
+        """What there is of ``labels``, in the order of seeds."""
+        return {label: [run for _, run in sorted(self.rows[label].items())] for label in labels if label in self.rows}
+
+
 def main() -> None:
     """Runs, prints, draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,16 +125,20 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="*")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     recipe = tomllib.loads(asked.recipe.read_text(encoding="utf-8"))["recipe"]
     rows = {row["label"]: row["flags"] for row in recipe["row"] if asked.rows is None or row["label"] in asked.rows}
-    seeds = recipe["seeds"] if asked.seeds is None else asked.seeds
-    found = {label: [trained(asked.recipe, flags, seed) for seed in seeds] for label, flags in rows.items()}
+    kept = Kept(asked.out / f"{asked.recipe.stem}.json")
+    seeds: list[int] = recipe["seeds"] if asked.seeds is None else asked.seeds
+    for (label, flags), seed in product(rows.items(), seeds):
+        if asked.again or not kept.has(label, seed):
+            kept.put(label, seed, trained(asked.recipe, [*flags, "--device", asked.device], seed))
+    found = kept.found(list(rows))
     print(table(found, recipe["curves"]))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / f"{asked.recipe.stem}.json").write_text(json.dumps(found), encoding="utf-8")
     drawn = figure(recipe["title"], found, recipe["curves"])
     (asked.out / f"{asked.recipe.stem}.svg").write_text(drawn, encoding="utf-8")
 

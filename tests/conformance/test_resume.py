@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ from onward.rules import rules
 from onward.solvers import solvers
 from onward.train import memory, resume
 from onward.weights import restrictions
-from reference.learned import LEARNED, weights
+from reference.learned import LEARNED, query_weights, weights
 from reference.runs import assert_same_run, cut, straight
 
 MLP = ["--model", "mlp", "--model.hidden", "16", "12"]
 LOOP = ["--model", "feedback", "--model.layers", "16-12", "--model.back", "16"]
 SMALLER = {"es": ["--rule.directions", "2"]}
 CHOICES = [
-    *(["--rule", name, *SMALLER.get(name, [])] for name in rules.names()),
+    *(["--rule", name, *SMALLER.get(name, [])] for name in rules.names() if name != "query"),
+    ["--rule", "query", "--rule.weights", "untrained", "--rule.directions", "2"],
     *(["--rule", "online", "--rule.temporal", name] for name in temporals.names()),
     *(["--rule", "online", "--rule.spatial", name] for name in spatials.names()),
     *(["--rule", "opzo", "--rule.local", name] for name in locals_.names()),
@@ -46,6 +48,7 @@ CHOICES = [
     ["--rule", "dsr", "--model.norm", "batch"],
     ["--rule", "dsr", "--neuron", "dsr-lif"],
     ["--rule", "one-point", "--rule.directions", "2"],
+    ["--rule", "guided", "--rule.alpha", "0.01", "--rule.directions", "2", "--optim", "adam"],
     ["--rule", "pseudo-zo", "--rule.window", "3", "--rule.decay", "0.9", "--optim.clip", "1"],
     ["--precision", "bf16"],
     ["--model.norm", "batch", "--rule", "sltt"],
@@ -57,6 +60,12 @@ CHOICES = [
     ["--train.chunk", "1"],
     ["--optim.clip", "0.1"],
 ]
+
+
+FILES: dict[str, Callable[[Path, str], str]] = {
+    "--optim.weights": lambda folder, seen: weights(folder, input=seen, momenta=[0.5]),
+    "--rule.weights": lambda folder, _: query_weights(folder),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -78,11 +87,12 @@ def flags(tmp_path: Path) -> list[str]:
 
 
 def with_weights(choice: list[str], folder: Path) -> list[str]:
-    """The flags, with the file of a learned optimiser whose input they name."""
-    if "--optim.weights" not in choice:
-        return choice
-    place = choice.index("--optim.weights") + 1
-    return [*choice[:place], weights(folder, input=choice[place], momenta=[0.5]), *choice[place + 1 :]]
+    """The flags, with the file of a learned optimiser whose input they name, or of a query network."""
+    for option, made in FILES.items():
+        if option in choice:
+            place = choice.index(option) + 1
+            return [*choice[:place], made(folder, choice[place]), *choice[place + 1 :]]
+    return choice
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(c).replace("--", ""))

@@ -19,7 +19,11 @@ SAMPLES, SEQUENCES = 5, 2
 ONLINE = [{"name": name, "schedule": "step"} for name in ("ottt", "opzo", "dkp")]
 SOME = [{"name": name} for name in ("bptt", "ottt", "opzo", "sltt-k")]
 LOSSES = [{"name": "mezo", "directions": 3}, {"name": "one-point"}, {"name": "es", "directions": 3}]
-LOSSES += [{"name": "forward-gradient", "directions": 2}, {"name": "pseudo-zo", "rows": 3, "window": 2, "decay": 0.9}]
+LOSSES += [
+    {"name": "guided", "directions": 2, "alpha": 0.1},
+    {"name": "forward-gradient", "directions": 2},
+    {"name": "pseudo-zo", "rows": 3, "window": 2, "decay": 0.9},
+]
 PAIRS = [
     *((rule, name) for rule in RULES for name in ("mlp", "conv")),
     *((rule, "mlp") for rule in [*GRID, *ONLINE]),

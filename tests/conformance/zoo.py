@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset,
 from onward.rules import rules
 from onward.surrogates import LocalZO, Triangle
 from onward.weights import Binarizer, Learned, binarize, standardize
+from reference.learned import query_weights
 
 STEPS, BATCH, CLASSES, FLAT, MAPS = 6, 4, 5, (12,), (2, 6, 6)
 
@@ -263,7 +266,12 @@ SOLVED: dict[str, dict] = {"ide": {"solver": {"name": "gmres", "tolerance": 1e-1
 LINEAR: dict[str, dict] = {"es": {"directions": 2, "shaping": "none"}, "one-point": {"residual": False}}
 """Options with which updates are linear in the losses of parts of a batch, as tests of parts want them."""
 
-RULES: list[dict] = [{"name": name, **SOLVED.get(name, {}), **LINEAR.get(name, {})} for name in rules.names()]
+FOLDER = TemporaryDirectory()
+READING: dict[str, dict] = {"query": {"weights": query_weights(Path(FOLDER.name)), "share": 1.0}}
+"""Options with which rules that read a file find one."""
+
+OPTIONS: dict[str, dict] = {**SOLVED, **LINEAR, **READING}
+RULES: list[dict] = [{"name": name, **OPTIONS.get(name, {})} for name in rules.names()]
 
 
 def label(rule: dict) -> str:
@@ -272,7 +280,7 @@ def label(rule: dict) -> str:
     def text(value: object) -> str:
         if isinstance(value, dict):
             return "(" + ",".join(str(v) if k == "name" else f"{k}={text(v)}" for k, v in value.items()) + ")"
-        return str(value)
+        return Path(str(value)).name
 
     return "-".join(text(v) for v in rule.values())
 

@@ -15,7 +15,17 @@ from tests.fuzz.packing import Files
 from torch import nn
 
 from onward._tensors import packed
-from onward.optim import Architecture, initial_cell, optimizers, parameter_groups, write_cell
+from onward.export import packed_subject, write_packed
+from onward.export.packed import Recipe
+from onward.optim import (
+    Architecture,
+    QueryRNN,
+    initial_cell,
+    optimizers,
+    parameter_groups,
+    write_cell,
+    write_query,
+)
 from onward.train import checkpoint
 from onward.train.checkpoint import Trained
 from onward.train.state import Fitted, Own, Progress, Sums
@@ -58,6 +68,56 @@ def cells() -> list[Parts]:
             write_cell(path, initial_cell(Architecture.model_validate(options), seed=0), {"seed": 0})
             found.append((path.read_bytes(),))
     return found
+
+
+def queries() -> list[Parts]:
+    """Files of query networks."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "query.safetensors"
+        write_query(path, QueryRNN(hidden=3), {"seed": 0})
+        return [(path.read_bytes(),)]
+
+
+def packed_networks() -> list[Parts]:
+    """Files of networks with binary weights."""
+    found: list[Parts] = []
+    for model, features in (
+        ({"name": "mlp", "hidden": [5, 4]}, (3,)),
+        ({"name": "layers", "spec": "2C3-3C3-FC"}, (1, 4, 4)),
+    ):
+        told = {"model": model, "neuron": "lif", "weights": "binary", "features": features, "classes": 3}
+        recipe = Recipe.model_validate(told)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "packed.safetensors"
+            write_packed(path, recipe.build(), recipe)
+            found.append((path.read_bytes(),))
+    return found
+
+
+def read_packed_network(folder: Path) -> object:
+    """The network, and what it says of one sample."""
+    subject = packed_subject(folder / "packed.safetensors")
+    return subject.net(torch.zeros(1, 1, *subject.interface.features))
+
+
+def packed_bombs() -> Iterable[Files]:
+    """Networks of more layers, or wider ones, than the file holds; numbers that are not there."""
+    told = {"format": 1, "neuron": "lif", "weights": "real", "features": [3, 8, 8], "classes": 3}
+    models: list[dict] = [
+        {"name": "mlp", "hidden": [2**40]},
+        {"name": "mlp", "hidden": [1] * 200_000},
+        {"name": "spikformer", "blocks": 10**9},
+        {"name": "nf-resnet18", "blocks": [10**9]},
+        {"name": "layers", "spec": "-".join(["1C3"] * 100_000) + "-FC"},
+        {"name": "conv5", "width": 1e9},
+    ]
+    for model in models:
+        yield {
+            "packed.safetensors": packed({"x": torch.zeros(1)}, {"onward.packed": json.dumps({**told, "model": model})})
+        }
+    for features in ([10**15], [1, 10**9, 10**9], [], [0], [-1]):
+        about = json.dumps({**told, "model": "mlp", "features": features})
+        yield {"packed.safetensors": packed({"x": torch.zeros(1)}, {"onward.packed": about})}
 
 
 def forged(parts: Parts) -> Files:

@@ -29,7 +29,7 @@ from onward.data.recorded import Filed, Trial
 from onward.data.shd import read_shd
 from onward.data.svhn import read_svhn
 from onward.models.layers import parse_layers
-from onward.optim import read_cell
+from onward.optim import read_cell, read_query
 from onward.train import grammar, toml
 from onward.train.config import RunConfig
 from onward.train.schema import options
@@ -238,6 +238,27 @@ READERS: dict[str, Reader] = {
         packing.plain("cell.safetensors"),
         lambda folder: read_cell(folder / "cell.safetensors"),
         words=(b'"hidden\\": 256', b'"layers\\": 4', b'"raw', b'"log', b"__metadata__", b'"F64"', b"1e999"),
+    ),
+    "query network": Reader(
+        checkpoints.queries(),
+        packing.plain("query.safetensors"),
+        lambda folder: read_query(folder / "query.safetensors"),
+        words=(b'"hidden\\": 256', b'"penalty\\": -1', b"__metadata__", b'"F64"', b"1e999"),
+    ),
+    "packed network": Reader(
+        checkpoints.packed_networks(),
+        packing.plain("packed.safetensors"),
+        checkpoints.read_packed_network,
+        checkpoints.packed_bombs,
+        (
+            b'\\"hidden\\": [',
+            b'\\"blocks\\": 999999',
+            b'\\"classes\\": ',
+            b'\\"steps\\": ',
+            b"__metadata__",
+            b'"U8"',
+            b"1e999",
+        ),
     ),
     "list of hashes": Reader(checkpoints.listed(), checkpoints.with_list, checkpoints.read),
 }

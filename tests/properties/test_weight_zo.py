@@ -113,7 +113,7 @@ def test_residual_feedback_starts_at_nothing_and_subtracts_the_loss_before() -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["mezo", "forward-difference", "one-point", "forward-gradient"])
+@pytest.mark.parametrize("name", ["mezo", "forward-difference", "one-point", "guided", "forward-gradient"])
 def test_wz5_a_hundred_probes_leave_weights_bit_identical(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     net = Network(nn.Sequential(nn.Linear(12, 10), nn.BatchNorm1d(10), LIF(learn_threshold=True), nn.Linear(10, 5)))
@@ -265,7 +265,10 @@ def test_wz10_the_mean_over_directions_is_the_surrogate_gradient() -> None:
     assert (torch.cat([g.flatten() for g in grads.values()]) - exact).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("name", ["mezo", "forward-difference", "one-point", "es", "forward-gradient", "pseudo-zo"])
+ALL = ["mezo", "forward-difference", "one-point", "es", "guided", "forward-gradient", "pseudo-zo"]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_wz11_the_global_generator_is_left_alone(name: str) -> None:
     net, (x, y), before = make("dropout", torch.float32), data("dropout", torch.float32), torch.get_rng_state()
     teach(net, name, x, y)

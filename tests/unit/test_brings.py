@@ -9,17 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.cli import USER_ERROR, main
-from onward.cli.compare import configurations
+from onward.cli.compare import configurations, planned, unlike
+from onward.comparison.outcome import differing
 from onward.core.errors import ConfigError, UnknownName
 from onward.core.registry import Choice, Registry
 from onward.rules import rules
-from onward.train import RunConfig, RunFolder, load, parse_tokens, toml
+from onward.train import RunConfig, load, parse_tokens, toml
 from onward.train.grammar import brought_flags, with_flags
 
 BRINGS = {
@@ -237,24 +237,15 @@ def test_a_flag_that_only_some_of_the_compared_rules_know() -> None:
         configurations("bp,fake", ("--objective.reduce", "sum"))
 
 
-@pytest.mark.usefixtures("recipe")
-def test_a_comparison_says_what_is_not_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    x = np.random.default_rng(0).random((24, 6), dtype=np.float32)
-    np.savez("halves.npz", x=x, y=(x[:, :3].sum(1) > x[:, 3:].sum(1)).astype(int))
-    flags = ["--data", "halves.npz", "--train.steps", "3", "--train.epochs", "1", "--model.hidden", "8"]
-    assert main(["compare", "--rules", "bp,bptt,fake", *flags, "--json"]) == 0
-    captured = capsys.readouterr()
-    result = json.loads(captured.out)
-    assert result["differs"] == {
+def test_a_comparison_says_what_is_not_the_same() -> None:
+    found = differing(planned(["--model.hidden", "8", "--train.steps", "3"], "bp,bptt,fake"))
+    assert found == {
         "neuron": {"bp": "lif", "bptt": "lif", "fake": "if"},
         "objective": {"bp": "per-step", "bptt": "per-step", "fake": "readout"},
         "optim": {"bp": "adam", "bptt": "adam", "fake": "sgd"},
     }
-    (line,) = [line for line in captured.err.splitlines() if line.startswith("Not the same for all")]
-    assert line.startswith("Not the same for all: neuron lif for bp and bptt, if for fake; objective per-step")
-    assert RunFolder.open(Path(result["runs"]["fake"]["run"])).config().neuron.name == "if"
-    assert main(["compare", "--rules", "bp,bptt", *flags]) == 0
-    assert "Not the same" not in capsys.readouterr().out
+    assert "; ".join(unlike(found)).startswith("neuron lif for bp and bptt, if for fake; objective per-step for bp and")
+    assert not differing(planned([], "bp,bptt"))
 
 
 def test_rules_shows_what_one_brings_as_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from conformance.harness import teach
 from onward import Network, Static
 from onward.core import KeyedDraws
 from onward.core.errors import ConfigError
+from onward.core.graph import Kind
 from onward.core.interpret import shapes
 from onward.models import models
 from onward.models.thresholds import threshold_of
@@ -132,6 +133,58 @@ def test_every_rule_trains_the_true_topology(name: str, options: dict) -> None:
         assert grads["readout.bias"].any()
         if rule != "opzo":  # its feedback starts at zero
             assert all(grad.any() for key, grad in grads.items() if "mixer1" in key and "norm" in key)
+
+
+SHORTCUTS = ("none", "tile", "tile-mean")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("shortcuts", SHORTCUTS[1:])
+def test_shortcuts_and_dropping_change_no_parameter(name: str, shortcuts: str) -> None:
+    """So that a network with them starts from a run without."""
+    plain = build(name, (3, 16, 16)).state_dict()
+    found = build(name, (3, 16, 16), shortcuts=shortcuts, drop_path=0.3).state_dict()
+    assert list(found) == list(plain)
+    assert all(torch.equal(found[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("shortcuts", SHORTCUTS)
+def test_feed_forward_parts_are_as_described(name: str, shortcuts: str) -> None:
+    """A = BN(W1 s) + tile(X), B = BN(W2 LIF(A)) + mean(A), where a block adds B itself, or its spikes."""
+    net = build(name, (3, 16, 16), shortcuts=shortcuts).double().eval()
+    part = net.get_submodule("ffn1.body")
+    x, spiking_first = torch.randn(4, part.get_submodule("ffn1").in_channels, 2, 2).double(), name == "spike-driven"
+    fired = Network(nn.Sequential(net.get_submodule("ffn1")))
+    first = (x >= 1).double() if spiking_first else x
+    a = part.get_submodule("norm1")(part.get_submodule("ffn1")(first))
+    if shortcuts != "none":
+        a = a + torch.cat([x] * 4, dim=1)
+    b = part.get_submodule("norm2")(part.get_submodule("ffn2")((a >= 1).double()))
+    if shortcuts == "tile-mean":
+        b = b + a.view(4, 4, -1, 2, 2).mean(1)
+    torch.testing.assert_close(fired(x[None])[0], x + (b if spiking_first else (b >= 1).double()))
+
+
+def test_later_blocks_are_left_out_more_often() -> None:
+    net = build("qkformer", (3, 16, 16), blocks=[1, 1, 2], drop_path=0.2)
+    found = [(node.name, round(node.module.p, 3)) for node in net.of(Kind.DROPOUT)]
+    assert found == [
+        (f"{part}{block}.body.drop1", round(0.05 * block, 3)) for block in (1, 2, 3, 4) for part in ("mixer", "ffn")
+    ]
+
+
+def test_copies_need_a_whole_number_of_them() -> None:
+    with pytest.raises(ConfigError, match=r"shortcuts tile copy 64 channels to 96 hidden ones; expected a multiple"):
+        build("spikformer", (3, 16, 16), ratio=1.5, shortcuts="tile")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rules_train_through_shortcuts_and_dropping(name: str) -> None:
+    x, y = torch.rand(2, 3, 2, 16, 16) * 3, torch.tensor([0, 2, 1])
+    for rule in ("bptt", "sltt", "ottt", "opzo"):
+        net = build(name, (2, 16, 16), 3, dim=16, shortcuts="tile-mean", drop_path=0.1)
+        assert all(grad.isfinite().all() for grad in teach(net, rule, x, y).grads.values())
 
 
 @pytest.mark.slow

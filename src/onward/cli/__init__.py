@@ -37,10 +37,10 @@ app.command(
 app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
-    help="Test a trained network, on its own or other data.\n\n"
+    help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` wrote.\n\n"
     "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`. With --members every "
     "time step is tested by itself too: a spiking network is an ensemble of its steps.",
-    usage="Usage: onward eval RUN [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
+    usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
 )
 app.command(
     "onward.cli.pack:pack",
@@ -59,13 +59,33 @@ app.command(
     "[--data NAME|FILE.npz] [--json]",
 )
 app.command(
+    "onward.cli.report:report",
+    name="report",
+    help="Draw what a run recorded on one page of HTML, report.html in its folder.",
+    usage="Usage: onward report RUN [--json]",
+)
+app.command(
     "onward.cli.compare:compare",
     name="compare",
-    help="Train several learning rules and show them side by side.\n\n"
+    help="Train learning rules, or the rows of a recipe, with several seeds, and show them side by side.\n\n"
     "Everything else is as in `onward train`, a recipe and flags included; without them, two epochs of MNIST. "
     "Flags such as --rule.rho are options of the rule that the recipe or --rule names (opzo), for that rule alone. A "
-    "rule that brings a network, neuron or objective of its own gets it unless recipe or flags say otherwise.",
-    usage="Usage: onward compare [RECIPE.toml] [--rules NAME,NAME] [--FIELD VALUE ...] [--json]",
+    "rule that brings a network, neuron or objective of its own gets it unless recipe or flags say otherwise. Named "
+    "again by its folder, a comparison goes on where it was cut short.",
+    usage="Usage: onward compare [RECIPE.toml | FOLDER] [--rules NAME,NAME] [--datasets NAME,NAME] [--seeds 0,1,2] "
+    "[--row LABEL] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
+)
+app.command(
+    "onward.cli.reproduce:reproduce",
+    name="reproduce",
+    help="Train a published result again, and say whether it came out; --list shows what there is.",
+    usage="Usage: onward reproduce NAME [--recorded] [--row LABEL] [--seed N] [--launcher local|ray|slurm] [--json]",
+)
+app.command(
+    "onward.cli.serve:serve",
+    name="serve",
+    help="Show all runs in a browser, with curves that grow while they train; to this machine alone.",
+    usage="Usage: onward serve [RUNS] [--port N] [--json]",
 )
 app.command(
     "onward.cli.rules:rules",

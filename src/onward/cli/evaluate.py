@@ -10,14 +10,15 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from onward.cli.output import Json, console, emit
-from onward.train import Members, RunFolder, evaluate_run, members_of_run
+from onward.export import packed_subject
+from onward.train import Members, RunFolder, examine, members_of, subject_of
 from onward.train.source import evaluation_data
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
 def evaluate(
-    run: Annotated[Path, Parameter(help="The folder of a run.")],
+    run: Annotated[Path, Parameter(help="The folder of a run, or a file that `onward pack` wrote.")],
     /,
     *tokens: Tokens,
     data: Annotated[str | None, Parameter(help="A data set's name, or an .npz file; default: the run's own.")] = None,
@@ -36,10 +37,10 @@ def evaluate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Tests a trained network. Further --data.FIELD flags say how the data is read, as in `onward train`."""
-    folder = RunFolder.open(run)
-    samples = evaluation_data(folder.config(), data, split, tokens, task)
-    result = evaluate_run(folder, samples, device)
+    """Tests a network, packed or not; further --data.FIELD flags say how the data is read, as in `onward train`."""
+    subject = packed_subject(run, device) if run.is_file() else subject_of(RunFolder.open(run), device)
+    samples = evaluation_data(subject.config, data, split, tokens, task)
+    result = examine(subject, samples, device)
     low, high = result.interval
     out = console(json)
     out.print(
@@ -48,7 +49,7 @@ def evaluate(
         f"{result.samples_per_second:,.0f} samples/s",
         soft_wrap=True,
     )
-    found = members_of_run(folder, samples, device) if members else None
+    found = members_of(subject, samples, device) if members else None
     if found is not None:
         out.print(_table(found))
         out.print(_closing(found), soft_wrap=True)

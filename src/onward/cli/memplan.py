@@ -14,8 +14,8 @@ from rich.table import Table
 from onward.cli import USER_ERROR
 from onward.cli.output import Json, console, emit
 from onward.core.errors import ConfigError
+from onward.plan.predict import Measured, Plan, Planner, Proposal
 from onward.train import RunConfig, parse_tokens
-from onward.train.memplan import Measured, Plan, Planner, Proposal
 
 _SIZE = re.compile(r"(?P<number>.*?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.DOTALL)
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]

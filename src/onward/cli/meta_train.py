@@ -15,9 +15,9 @@ from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import told
 from onward.core.errors import ConfigError
+from onward.meta.config import MetaRecipe
+from onward.meta.train import Judged, MetaSummary, Planned, TaskDone, meta_train, resume_meta
 from onward.train.events import Ended, Event, Warned
-from onward.train.meta_config import MetaRecipe
-from onward.train.meta_train import Judged, MetaSummary, Planned, TaskDone, meta_train, resume_meta
 from onward.train.ranks import several
 
 USAGE = "onward meta-train [RECIPE.toml] [--meta.FIELD VALUE ...] [--FIELD VALUE ...] [--json]"
@@ -100,13 +100,13 @@ def _closing(summary: MetaSummary) -> str:
     if summary.interrupted:
         return f"Everything is in {summary.run}; go on with: onward meta-train --resume {summary.run}"
     if not summary.weights:
-        return f"No optimiser came of it: every comparison diverged. What was learned is in {summary.run}"
+        return f"No {summary.noun} came of it: every comparison diverged. What was learned is in {summary.run}"
     gain = (
         ""
         if summary.dc_gain is None
         else (f" For small gradients it is a filter that comes to SGD with a learning rate of {-summary.dc_gain:.3g}.")
     )
     return (
-        f"The best optimiser, after task {summary.best_task} (mean loss {summary.best_loss:.4f}), is "
-        f"{summary.weights}.{gain} Train with it: onward train --optim lstm --optim.weights {summary.weights}"
+        f"The best {summary.noun}, after task {summary.best_task} (mean loss {summary.best_loss:.4f}), is "
+        f"{summary.weights}.{gain} Train with it: onward train {summary.use} {summary.weights}"
     )

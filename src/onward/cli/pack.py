@@ -26,6 +26,7 @@ def pack(
     out.print(_table(found))
     fewer = f"{found.before:,} bytes became {found.after:,} ({found.before / found.after:.1f} times fewer)"
     out.print(f"{fewer} in {found.file}, which was read back bit for bit", soft_wrap=True)
+    out.print(f"Test it: onward eval {found.file}", soft_wrap=True)
     out.print(f"In Python: onward.export.read_packed(Path({found.file!r}))", soft_wrap=True)
     emit(json, asdict(found))
 

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from onward.cli import INTERRUPTED
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
+from onward.cli.report import show_page
 from onward.cli.train import closing
 from onward.train import RunFolder
 from onward.train import resume as go_on
@@ -35,5 +36,7 @@ def resume(
         with progress(out) as on_event:
             summary = go_on(run, tokens, force=force, on_event=on_event, group=group)
         out.print(closing(summary), soft_wrap=True)
+        if group.rank == 0:
+            show_page(out, summary.run)
         emit(json, asdict(summary), group.rank)
     return INTERRUPTED if summary.interrupted else 0

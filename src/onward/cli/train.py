@@ -11,30 +11,41 @@ from onward.cli import INTERRUPTED
 from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
+from onward.cli.report import show_page
 from onward.train import Summary, parse_tokens
 from onward.train import train as train_anew
 from onward.train.lessons import Retention
 from onward.train.ranks import group_of, restarted
 from onward.train.resume import train_on
 
-USAGE = "onward train [RECIPE.toml] [--json] [--FIELD VALUE ...]"
-PURPOSE = "Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST."
+USAGE = "onward train [RECIPE.toml] [--continue] [--json] [--FIELD VALUE ...]"
+PURPOSE = (
+    "Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST. With --continue the newest run "
+    "of the same configuration in train.out goes on, where there is one."
+)
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
+Continue = Annotated[bool, Parameter(name="--continue", negative="")]
 
 
-def train(*tokens: Tokens, json: Json = False, help: Help = False) -> int:
-    """Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST."""
+def train(*tokens: Tokens, go_on: Continue = False, json: Json = False, help: Help = False) -> int:
+    """Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST.
+
+    With ``--continue`` the newest run of the same configuration in ``train.out`` goes on, where there is one: the same
+    command again, after whatever cut it short.
+    """
     config = parse_tokens(tokens)
     if help:
         show_fields(console(json), config, USAGE, PURPOSE)
         return 0
     with group_of(config.device) as group:
-        out, run = console(json, group.rank), train_on if restarted() else train_anew
+        out, run = console(json, group.rank), train_on if go_on or restarted() else train_anew
         with progress(out) as on_event:
             summary = run(config, on_event, group=group)
         out.print(closing(summary), soft_wrap=True)
+        if group.rank == 0:
+            show_page(out, summary.run)
         emit(json, asdict(summary), group.rank)
     return INTERRUPTED if summary.interrupted else 0
 

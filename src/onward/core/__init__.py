@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from onward._lazy import lazy
 
 if TYPE_CHECKING:
-    from onward.core.containers import Feedback, Joined, Recurrent, Residual
+    from onward.core.containers import Bridge, Bridged, Feedback, Joined, Recurrent, Residual
     from onward.core.draws import Draws, KeyedDraws, RecordedDraws
-    from onward.core.glue import Add, Delay, RPReLU, Scale, Shift
+    from onward.core.glue import Add, Delay, DropPath, GroupMean, RPReLU, Scale, Shift, Tile
     from onward.core.network import Network
     from onward.core.neuron import Firing, Neuron
     from onward.core.objective import MSE, CrossEntropy, Mixed, Objective, PerStep, Readout
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "onward.core.draws": "Draws KeyedDraws RecordedDraws",
-    "onward.core.containers": "Feedback Joined Recurrent Residual",
-    "onward.core.glue": "Add Delay RPReLU Scale Shift",
+    "onward.core.containers": "Bridge Bridged Feedback Joined Recurrent Residual",
+    "onward.core.glue": "Add Delay DropPath GroupMean RPReLU Scale Shift Tile",
     "onward.core.network": "Network",
     "onward.core.neuron": "Firing Neuron",
     "onward.core.objective": "MSE CrossEntropy Mixed Objective PerStep Readout",
@@ -34,14 +34,18 @@ _HOMES = {
 __all__ = [
     "MSE",
     "Add",
+    "Bridge",
+    "Bridged",
     "CrossEntropy",
     "Delay",
     "Draws",
+    "DropPath",
     "Events",
     "Feedback",
     "Firing",
     "Frames",
     "GradSink",
+    "GroupMean",
     "Joined",
     "KeyedDraws",
     "LearningRule",
@@ -62,6 +66,7 @@ __all__ = [
     "Shift",
     "Sink",
     "Static",
+    "Tile",
     "Traits",
     "active",
     "evaluate",

@@ -1,11 +1,14 @@
-"""Containers with wiring of their own: residual blocks, joined branches, recurrent layers, feedback loops."""
+"""Containers with wiring of their own: residual blocks, inner shortcuts, joined branches, recurrent layers, loops."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import nn
 
 from onward.core.glue import Add
-from onward.core.graph import Builder, Kind
+from onward.core.graph import Builder, Kind, children
 from onward.core.neuron import Neuron
 
 
@@ -21,6 +24,46 @@ class Residual(nn.Module):
         """See `Wired.wire`."""
         body = build.add(f"{name}.body", self.body, x)
         return build.node(f"{name}.add", Kind.ADD, Add(), body, build.add(f"{name}.shortcut", self.shortcut, x))
+
+
+class Bridge(NamedTuple):
+    """A shortcut inside a `Bridged` stack: ``way`` of what the layer ``start`` sends, or of what the stack reads where
+    it is None, is added to what the layer ``end`` sends."""
+
+    name: str
+    way: nn.Module
+    start: str | None
+    end: str
+
+
+class Bridged(nn.Module):
+    """A stack with shortcuts inside; its layers keep the names that they have in ``layers``.
+
+    >>> from collections import OrderedDict
+    >>> from onward.core.glue import GroupMean, Tile
+    >>> body = nn.Sequential(OrderedDict(wide=nn.Linear(2, 4), narrow=nn.Linear(4, 2)))
+    >>> stack = Bridged(body, [Bridge("tile", Tile(2), None, "wide"), Bridge("mean", GroupMean(2), "wide", "narrow")])
+    >>> [name for name, _ in stack.named_parameters()] == [name for name, _ in body.named_parameters()]
+    True
+    """
+
+    def __init__(self, layers: nn.Sequential, bridges: Iterable[Bridge]):
+        super().__init__()
+        self.layers, self.bridges = [key for key, _ in children(layers)], tuple(bridges)
+        for key, layer in [*children(layers), *((bridge.name, bridge.way) for bridge in self.bridges)]:
+            self.add_module(key, layer)
+
+    def wire(self, build: Builder, name: str, x: int) -> int:
+        """See `Wired.wire`."""
+        sent: dict[str | None, int] = {None: x}
+        for key in self.layers:
+            x = build.add(f"{name}.{key}", self.get_submodule(key), x)
+            for bridge in self.bridges:
+                if bridge.end == key:
+                    way = build.add(f"{name}.{bridge.name}", bridge.way, sent[bridge.start])
+                    x = build.node(f"{name}.{bridge.name}.add", Kind.ADD, Add(), x, way)
+            sent[key] = x
+        return x
 
 
 class Joined(nn.Module):

@@ -28,6 +28,15 @@ class Direction(ABC):
     def block(self, name: str, number: int, values: Tensor) -> Tensor:
         """Its part at block ``number`` of the parameter ``name``; ``values`` ``[n]`` are the parameter's own there."""
 
+    def moved(self, name: str, number: int, values: Tensor, *strengths: float) -> list[Tensor]:
+        """values + strength z for each strength, rounded as the parameter is."""
+        z = self.block(name, number, values)
+        return [torch.add(values, z, alpha=strength).to(values.dtype) for strength in strengths]
+
+    def parameter(self, parameter: nn.Parameter, name: str, strength: float) -> Tensor:
+        """parameter + strength z, in a tensor of its own."""
+        return assembled(parameter, lambda number, values: self.moved(name, number, values, strength)[0])
+
 
 @dataclass(frozen=True)
 class Ray(Direction):
@@ -44,21 +53,12 @@ class Ray(Direction):
         at = torch.tensor([number])
         return self.draws.draw(self.law, key, at, torch.zeros_like(at), (len(values),), like).view(-1)
 
-    def moved(self, name: str, number: int, values: Tensor, *strengths: float) -> list[Tensor]:
-        """values + strength z for each strength, rounded as the parameter is."""
-        z = self.block(name, number, values)
-        return [torch.add(values, z, alpha=strength).to(values.dtype) for strength in strengths]
-
-    def parameter(self, parameter: nn.Parameter, name: str, strength: float) -> Tensor:
-        """parameter + strength z, in a tensor of its own."""
-        return assembled(parameter, lambda number, values: self.moved(name, number, values, strength)[0])
-
 
 @dataclass(frozen=True)
 class Chord(Direction):
     """What two points on a ray really are apart, rounding included: (w(ahead) - w(behind)) / (ahead - behind)."""
 
-    ray: Ray
+    ray: Direction
     ahead: float
     behind: float = 0.0
 

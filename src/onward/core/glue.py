@@ -1,4 +1,4 @@
-"""Glue of our own, where torch has none: addition, scaling, learned shifts, delay."""
+"""Glue of our own, where torch has none: addition, scaling, learned shifts, copies, stochastic depth, delay."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from abc import ABC
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import prelu
+from torch.nn.functional import dropout, prelu
 
-from onward.core.errors import TopologyMismatch
+from onward.core.errors import ConfigError, TopologyMismatch
 
 
 class Add(nn.Module):
@@ -94,6 +94,75 @@ class RPReLU(Fitted):
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
     """``values`` ``[C]`` so that they broadcast to ``like`` ``[B, C, ...]``."""
     return values.view(-1, *[1] * (like.dim() - 2))
+
+
+class Tile(nn.Module):
+    """``times`` copies of all channels, one behind the other (dimension 1): a shortcut to a wider layer.
+
+    >>> Tile(2)(torch.tensor([[1.0, 2.0]])).tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
+    """
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, x, ..., x."""
+        return x.repeat(1, self.times, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        """The number of copies."""
+        return f"{self.times}"
+
+
+class GroupMean(nn.Module):
+    """The mean over ``groups`` equal groups of channels: a shortcut to a narrower layer, which undoes `Tile`.
+
+    >>> GroupMean(2)(torch.tensor([[1.0, 2.0, 3.0, 6.0]])).tolist()
+    [[2.0, 4.0]]
+    """
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(x_1 + ... + x_g) / g."""
+        return x.unflatten(1, (self.groups, -1)).mean(1)
+
+    def extra_repr(self) -> str:
+        """The number of groups."""
+        return f"{self.groups}"
+
+
+class DropPath(nn.Module):
+    """A whole branch left out with probability p, else divided by 1 - p: stochastic depth (Huang et al. 2016).
+
+    One number a sample and sequence. At the end of the body of a residual block it leaves x or x + body(x) / (1 - p),
+    so that the mean is x + body(x), which is what evaluation computes. Raises `ConfigError` for no such p.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ConfigError(f"a branch was to be left out with probability {p}; expected 0 <= p < 1")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x times 0 or 1 / (1 - p), as torch draws it; networks draw as they do for dropout, by sample."""
+        return x * dropout(x.new_ones(len(x), *mask_size(self, x.shape[1:])), self.p, self.training)
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"p={self.p:g}"
+
+
+def mask_size(module: nn.Module, features: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a sample's dropout mask: one factor a number, a channel (`nn.Dropout2d`), or for all of it."""
+    if isinstance(module, nn.Dropout):
+        return features
+    return (1 if isinstance(module, DropPath) else features[0], *[1] * (len(features) - 1))
 
 
 class Delay(nn.Module):

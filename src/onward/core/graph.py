@@ -17,7 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from onward.core.errors import UnsupportedModule
-from onward.core.glue import Delay, Fitted
+from onward.core.glue import Delay, DropPath, Fitted
 from onward.core.neuron import Neuron
 
 
@@ -107,7 +107,7 @@ def kind_of(name: str, module: nn.Module) -> Kind:
         raise UnsupportedModule(
             f"{name or 'the network'} is {type(module).__name__}, whose mask is not a factor; use nn.Dropout"
         )
-    if isinstance(module, _DropoutNd):
+    if isinstance(module, _DropoutNd | DropPath):
         return Kind.DROPOUT
     if isinstance(module, Delay):
         return Kind.DELAY

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onward.core.attention import HeadSums, TokenSums
 from onward.core.draws import Draws, Gaussian, Keep, Key, Law
 from onward.core.errors import NonFiniteError, ShapeError, TopologyMismatch
-from onward.core.glue import Scale
+from onward.core.glue import GroupMean, Scale, Tile, mask_size
 from onward.core.graph import Kind, Node
 from onward.core.group import Share
 from onward.core.network import Network
@@ -171,8 +171,7 @@ class Interpreter(ABC):
         if not module.training or module.p == 0:
             return signal
         if node.index not in self.carry.masks:
-            features = signal.sent.shape[2:]
-            size = features if isinstance(module, nn.Dropout) else (features[0], *[1] * (len(features) - 1))
+            size = mask_size(module, tuple(signal.sent.shape[2:]))
             key, ids = Key("dropout", node.name, self.context.sequence), self.context.ids
             like = dense(signal.sent).detach()
             mask = self.context.draws.draw(Keep(module.p), key, torch.zeros(1, dtype=torch.int64), ids, size, like)
@@ -252,6 +251,8 @@ LINEAR_GLUE = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
     Scale,
+    Tile,
+    GroupMean,
     HeadSums,
     TokenSums,
 )

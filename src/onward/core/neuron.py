@@ -137,6 +137,11 @@ class Neuron(nn.Module, ABC):
         return None
 
     @property
+    def level(self) -> Tensor | float | None:
+        """The membrane potential at which it fires; None where there is no such thing, or it moves."""
+        return None
+
+    @property
     def exact_zeros(self) -> bool:
         """Whether many slopes may be exactly 0, so that products may leave zeros out."""
         return False

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onward.core.drawn import Drawn, Ray, Term, names_of
+from onward.core.drawn import Direction, Drawn, Ray, Term, names_of
 from onward.core.draws import Draws, KeyedDraws, Law
 from onward.core.errors import NonFiniteError
 from onward.core.graph import Node
@@ -46,7 +46,7 @@ SILENT = 0.1
 class Shift:
     """Weights moved by ``strength`` along ``ray``; the network's own, if there is none."""
 
-    ray: Ray | None = None
+    ray: Direction | None = None
     strength: float = 0.0
 
     def stand_in(self, parameter: nn.Parameter, names: Mapping[nn.Parameter, str]) -> Tensor | None:
@@ -142,7 +142,7 @@ class Run:
 class Runs(Carry):
     """The carry of several probes; ``rays`` are their directions."""
 
-    rays: list[Ray] = field(default_factory=list)
+    rays: list[Direction] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
 
@@ -217,6 +217,14 @@ class RayRule(LearningRule):
         """See `LearningRule.holds`."""
         return Holds()
 
+    def carries(self) -> int:
+        """Bytes that a mini-batch keeps beside its runs, for plans of memory."""
+        return 0
+
+    def renews(self) -> int:
+        """Bytes that are taken for a moment while the rule takes in what it remembers, for plans of memory."""
+        return 2 * sum(buffer.nbytes for buffer in self.buffers())
+
     def metrics(self) -> dict[str, float]:
         """See `LearningRule.metrics`."""
         return {"projected gradient": float(self.slope), "silent probes": float(self.silent)} if self.looks else {}
@@ -236,7 +244,7 @@ class ProbingRule(RayRule):
     """Base of rules that run a sequence with weights moved along rays."""
 
     @abstractmethod
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """The probes of a mini-batch; the outputs of the first are those that others see."""
 
     @abstractmethod
@@ -246,12 +254,17 @@ class ProbingRule(RayRule):
     @property
     def width(self) -> int:
         """See `RayRule.width`."""
-        return len(self.shifts(self.rays(KeyedDraws(0), 0)))
+        return len(self.shifts([*self.rays(KeyedDraws(0), 0)]))
+
+    def directed(self, lesson: Lesson) -> Runs:
+        """The directions of a mini-batch, which no run follows yet: the rays as they are, unless a rule bends them."""
+        return Runs(rays=[*self.rays(lesson.context.draws, lesson.context.sequence)])
 
     def begin(self, lesson: Lesson) -> None:
         """See `LearningRule.begin`."""
-        rays, masks = self.rays(lesson.context.draws, lesson.context.sequence), dict[int, Tensor]()
-        lesson.carry = Runs(rays=rays, runs=[Run(shift, Carry(masks=masks)) for shift in self.shifts(rays)])
+        runs, masks = self.directed(lesson), dict[int, Tensor]()
+        runs.runs = [Run(shift, Carry(masks=masks)) for shift in self.shifts(runs.rays)]
+        lesson.carry = runs
 
     def passes(self, lesson: Lesson) -> list[Run]:
         """See `RayRule.passes`."""

@@ -6,6 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class Traits:
     errors travel through the transposed weights. ``stochastic`` whether it draws numbers. ``perturbs`` whether
     training outputs differ from the network's own. ``max_chunk`` the longest chunk it can take; ``updates`` when the
     optimiser steps. ``rate`` whether it learns from the mean output of a sequence alone. ``from_loss`` whether weights
-    are tried out, and no synapse is told an error of its own.
+    are tried out, and no synapse is told an error of its own. ``recalls`` whether what is tried depends on the update
+    before, so that mini-batches of one update do not hear of each other.
     """
 
     backward: Literal["none", "step", "time"]
@@ -43,6 +45,7 @@ class Traits:
     updates: Literal["sequence", "step"] = "sequence"
     rate: bool = False
     from_loss: bool = False
+    recalls: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,14 @@ class LearningRule(nn.Module, ABC):
         traced = [] if self.traits.backward == "time" else [node.index for node in net.synapses]
         noise = len(steps) if perturbs else 0
         return Holds(noise, perturbs, credits=int(stops_at_spikes), traced=frozenset(traced))
+
+    def files(self) -> dict[str, Path]:
+        """Files that its options name, by option: a run records what they hold."""
+        return {}
+
+    def direct_feedback(self) -> dict[int, Tensor]:
+        """The matrices ``[n, m]`` that take errors at the output straight to hidden neurons, by node index."""
+        return {}
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""

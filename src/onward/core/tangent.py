@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from onward.core.drawn import Ray, assembled
+from onward.core.drawn import Direction, assembled
 from onward.core.graph import Node
 from onward.core.interpret import Interpreter, nonzeros, run_walk
 from onward.core.neuron import Firing
@@ -34,7 +34,7 @@ from onward.kernels.rows import SparseRows
 class Along:
     """One direction's way through a sequence: membranes, evidence and loss so far, with their tangents."""
 
-    ray: Ray
+    ray: Direction
     carry: Carry
     sums: dict[str, Any] = field(default_factory=dict)
 

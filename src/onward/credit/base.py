@@ -162,6 +162,13 @@ class Spatial(nn.Module, ABC):
         noise = len(steps) if self.perturbs else 0
         return Holds(noise, self.perturbs, credits=int(not self.crosses_spikes))
 
+    def direct_feedback(self, port: Port) -> dict[int, Tensor]:
+        """The matrices ``[n, m]`` that take errors at ``port`` straight to hidden neurons, by node index.
+
+        Where positions of a map share a row, ``n`` is the number of channels.
+        """
+        return {}
+
     def metrics(self) -> dict[str, float]:
         """Numbers worth a line in the log."""
         return {}

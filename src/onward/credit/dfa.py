@@ -70,10 +70,11 @@ class DirectFeedback(Quiet, ABC):
 
     def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """g = B e."""
-        return {
-            node.index: Feedback(head.error, getattr(self, slot(node, head.port)).detach().to(head.error))
-            for node in head.port.below
-        }
+        return {index: Feedback(head.error, b.to(head.error)) for index, b in self.direct_feedback(head.port).items()}
+
+    def direct_feedback(self, port: Port) -> dict[int, Tensor]:
+        """See `Spatial.direct_feedback`."""
+        return {node.index: getattr(self, slot(node, port)).detach() for node in port.below}
 
 
 class DFA(DirectFeedback):

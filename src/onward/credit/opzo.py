@@ -159,6 +159,10 @@ class OPZO(Noisy):
         """See `Spatial.finish`."""
         self._absorb(carry, sink.total)
 
+    def direct_feedback(self, port: Port) -> dict[int, Tensor]:
+        """See `Spatial.direct_feedback`."""
+        return {node.index: self.matrix(node, to) for node, to, _ in self._maps if to is port}
+
     def reliability(self) -> dict[str, float]:
         """Split-half reliability of each M: how alike the two halves are, stepped up to the whole (Spearman-Brown)."""
         found = {}

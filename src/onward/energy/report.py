@@ -9,7 +9,7 @@ from onward.data import Dataset, spread
 from onward.energy.constants import Technology
 from onward.energy.count import Counts, count
 from onward.energy.training import FeedbackCost, TrainingCost, training_cost
-from onward.train import RunFolder
+from onward.train import RunFolder, subject_of
 from onward.train.folder import write_json
 from onward.train.launch import to_test
 
@@ -126,7 +126,8 @@ def energy_of_run(
 
     Raises `ShapeError` where the samples do not fit it.
     """
-    net, loader, chunk = to_test(folder, spread(data, samples), device)
+    subject = subject_of(folder, device)
+    net, (loader, chunk) = subject.net, to_test(subject, spread(data, samples))
     counts = count(net, loader, device, chunk)
     sample = next(iter(loader.epoch(0))).x.to(device)
     found = Energy(str(folder.path), data.name, technology, counts, training_cost(net, sample, counts), with_traffic)

@@ -7,33 +7,61 @@ it can name or run code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from onward._durable import write_whole
-from onward._tensors import CheckpointError, about, packed, read_tensors
+from onward._tensors import CheckpointError, about, difference, header, packed, read_tensors
 from onward.core import Network
 from onward.core.errors import ConfigError, OnwardError
-from onward.core.registry import describe
+from onward.core.objective import objectives
+from onward.core.registry import Choice, describe
 from onward.core.synapse import effective
-from onward.train.config import ModelField, NeuronField, RunConfig, WeightsField
+from onward.data import datasets
+from onward.data.streams import streams
+from onward.train import Subject
+from onward.train.config import (
+    DataField,
+    ModelField,
+    NeuronField,
+    ObjectiveField,
+    RunConfig,
+    StreamField,
+    TrainConfig,
+    WeightsField,
+)
 from onward.train.folder import Interface, RunFolder
-from onward.train.networks import build_network, trained_network
+from onward.train.networks import build_network, check_device, trained_network
 from onward.weights.cost import LayerCost, costs
 from onward.weights.packed import with_packed_weights
 
+SECTIONS = ("model", "neuron", "weights", "data", "stream", "objective")
+"""Of a run's configuration, what a packed file says."""
 KEY, FORMAT, NAME = "onward.packed", 1, "packed.safetensors"
 MOST_CHARACTERS = 2**20
+MOST_MADE = 8
+"""Parameters made while a network is built, for each tensor that it has in the end."""
 HOW_TO_MAKE_ONE = "expected a file that `onward pack` wrote"
 
 
+def _placeless(choice: Choice) -> Choice:
+    """The options of a data set without the place of its files, which is for whoever reads it to say."""
+    places = {"root", "file"} & type(choice).model_fields.keys()
+    return choice.model_copy(update=dict.fromkeys(places))
+
+
 class Recipe(BaseModel):
-    """How to build a network: the sections of a run's configuration that say so, and what it takes and gives."""
+    """How to build a network, and to test it: sections of a run's configuration, and what it takes and gives."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,11 +71,30 @@ class Recipe(BaseModel):
     features: tuple[int, ...]
     classes: int = Field(ge=1)
     heads: int = Field(1, ge=1)
+    data: Annotated[DataField, AfterValidator(_placeless)] = datasets.parse("mnist")
+    stream: StreamField = streams.parse("none")
+    objective: ObjectiveField = objectives.parse("per-step")
+    steps: int | None = Field(None, ge=1)
+
+    @classmethod
+    def of(cls, config: RunConfig, interface: Interface) -> Self:
+        """That of a run."""
+        sections = {name: getattr(config, name) for name in SECTIONS}
+        return cls(**sections, **asdict(interface), steps=config.train.steps)
+
+    @property
+    def config(self) -> RunConfig:
+        """What it says of a run's configuration."""
+        return RunConfig(**{name: getattr(self, name) for name in SECTIONS}, train=TrainConfig(steps=self.steps))
+
+    @property
+    def interface(self) -> Interface:
+        """What the network takes and gives."""
+        return Interface(self.features, self.classes, self.heads)
 
     def build(self) -> Network:
         """The network, with initial weights."""
-        config = RunConfig.model_validate({name: getattr(self, name) for name in ("model", "neuron", "weights")})
-        return build_network(config, Interface(self.features, self.classes, self.heads))
+        return build_network(self.config, self.interface)
 
 
 @dataclass(frozen=True)
@@ -75,11 +122,7 @@ def pack_run(folder: RunFolder, to: Path | None = None) -> PackedRun:
             f"{folder.path} has no layer with binary weights, and nothing to pack; train one with --weights binary"
         )
     path = to or folder.path / NAME
-    recipe = Recipe(
-        model=config.model, neuron=config.neuron, weights=config.weights,
-        features=interface.features, classes=interface.classes, heads=interface.heads,
-    )  # fmt: skip
-    write_packed(path, net, recipe)
+    write_packed(path, net, Recipe.of(config, interface))
     again = read_packed(path)
     _check_same(net, again, path)
     return PackedRun(str(folder.path), str(path), _stored(net), _stored(again), layers)
@@ -98,11 +141,59 @@ def write_packed(path: Path, net: Network, recipe: Recipe) -> None:
 def read_packed(path: Path) -> Network:
     """The network in ``path``, ready to run, its binary weights at one bit each.
 
-    Memory: a header of at most 16 MiB, then what the network takes. Raises `ConfigError` or `CheckpointError`.
+    Memory: a header of at most 16 MiB, then what the network takes: it is first built without numbers, and held against
+    what the file has. Raises `ConfigError` or `CheckpointError`.
     """
-    net = with_packed_weights(_recipe(path).build())
+    return _read(path, _recipe(path))
+
+
+def packed_subject(path: Path, device: str = "cpu") -> Subject:
+    """The network in ``path``, on ``device``, and what it was trained for; raises as `read_packed` does."""
+    recipe = _recipe(path)
+    return Subject(str(path), recipe.config, recipe.interface, _read(path, recipe).to(check_device(device)))
+
+
+def _read(path: Path, recipe: Recipe) -> Network:
+    _check_held(path, recipe)
+    net = with_packed_weights(recipe.build())
     net.load_state_dict(read_tensors(path, net.state_dict()))
     return net
+
+
+def _check_held(path: Path, recipe: Recipe) -> None:
+    """Raises `CheckpointError` unless ``path`` holds the tensors of the network that it describes."""
+    held = header(path)
+    if sum(dtype.itemsize * prod(shape) for dtype, shape in held.values()) > path.stat().st_size:
+        raise CheckpointError(f"{path}: announces more numbers than it holds; {HOW_TO_MAKE_ONE}")
+    most = MOST_MADE * (len(held) + 1)
+    try:
+        with _at_most(most), torch.device("meta"):
+            wanted = with_packed_weights(recipe.build()).state_dict()
+    except OnwardError as error:
+        raise CheckpointError(f"{path}: {error}; {HOW_TO_MAKE_ONE}") from None
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: describes no network ({str(error).strip().splitlines()[0][:200]}); {HOW_TO_MAKE_ONE}"
+        ) from None
+    words = difference(held, {name: (t.dtype, tuple(t.shape)) for name, t in wanted.items()})
+    if words:
+        raise CheckpointError(f"{path}: does not hold the network that it describes: {words}")
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Raises `CheckpointError` as soon as more ``parameters`` than that are made: a few words can ask for millions."""
+    made = count(1)
+
+    def look(module: nn.Module, name: str, parameter: nn.Parameter) -> None:  # noqa: ARG001
+        if next(made) > parameters:
+            raise CheckpointError(f"describes a network of more than {parameters:,} tensors, which it does not hold")
+
+    handle = register_module_parameter_registration_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _recipe(path: Path) -> Recipe:

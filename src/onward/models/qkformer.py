@@ -12,6 +12,7 @@ with a convolution of its own in front makes tokens out of images.
 
 from __future__ import annotations
 
+from itertools import islice
 from math import prod
 from typing import Annotated
 
@@ -21,15 +22,16 @@ from pydantic import Field
 from onward.core.attention import Gate, HeadSums
 from onward.core.containers import Joined
 from onward.core.network import Network
-from onward.core.registry import Choice
 from onward.models.layers import Stack
 from onward.models.registry import MakeNeuron, models
 from onward.models.stages import add_block
 from onward.models.tokens import (
     STYLE,
+    PartOptions,
     Pool,
     add_attention,
     add_feed_forward,
+    add_part,
     fire_low,
     pool,
     projection,
@@ -38,13 +40,12 @@ from onward.models.tokens import (
 )
 
 
-class QKFormerOptions(Choice):
+class QKFormerOptions(PartOptions):
     """Options of a QKFormer."""
 
     dim: int = Field(64, ge=8, multiple_of=8, description="channels of a token in the last stage")
     blocks: Annotated[list[Annotated[int, Ge(0)]], Len(3, 3)] = Field([1, 1, 2], description="blocks of each stage")
     heads: int = Field(4, ge=1, description="heads of attention, among which the channels of a stage are shared out")
-    ratio: float = Field(4.0, gt=0, description="hidden channels of the feed-forward part, as a multiple of a token's")
     stem: list[Pool] = Field(
         [1, 1], min_length=2, description="for each convolution before the first stage: 2, halve sides behind it"
     )
@@ -72,7 +73,7 @@ def _embed(stack: Stack, filters: int, pools: list[Pool]) -> None:
     add_block(stack, fill, project, kind="embed")
 
 
-def _add_token_attention(stack: Stack, heads: int) -> None:
+def _add_token_attention(stack: Stack, heads: int, drop: float) -> None:
     """x + spikes of a projection of those keys whose tokens' queries are strong enough."""
 
     def fill(body: Stack) -> None:
@@ -84,21 +85,22 @@ def _add_token_attention(stack: Stack, heads: int) -> None:
         body.append("attention", Joined(Gate(), gate=gate.layers, k=projection(body, bias=False)))
         spiking_conv(body, "proj", dim)
 
-    add_block(stack, fill, kind="mixer")
+    add_part(stack, "mixer", fill, drop)
 
 
 def _qkformer(choice: QKFormerOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     stack = Stack(features, classes, neuron, STYLE)
     entry, *embedding = choice.stem
     _pooled_conv(stack, choice.dim // 8, entry)
+    rates = choice.dropped(sum(choice.blocks))
     for stage, (blocks, pools) in enumerate(zip(choice.blocks, (embedding, choice.pools, choice.pools), strict=True)):
         _embed(stack, choice.dim // 4 << stage, pools)
-        for _ in range(blocks):
+        for drop in islice(rates, blocks):
             if stage == 2:
-                add_attention(stack, choice.heads, bias=False)
+                add_attention(stack, choice.heads, bias=False, drop=drop)
             else:
-                _add_token_attention(stack, choice.heads)
-            add_feed_forward(stack, choice.ratio)
+                _add_token_attention(stack, choice.heads, drop)
+            add_feed_forward(stack, choice, drop)
     stack.adaptive_pool(1)
     return Network(stack.readout())
 

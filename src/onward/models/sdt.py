@@ -21,7 +21,9 @@ from onward.models.registry import MakeNeuron, models
 from onward.models.stages import add_block
 from onward.models.tokens import (
     STYLE,
+    PartOptions,
     TokenOptions,
+    add_part,
     fire_low,
     hidden,
     pool,
@@ -63,31 +65,32 @@ def _context(stack: Stack) -> nn.Sequential:
     return context.layers
 
 
-def _add_attention(stack: Stack) -> None:
+def _add_attention(stack: Stack, drop: float) -> None:
     def fill(body: Stack) -> None:
         body.fire()
         body.append("attention", Joined(Gate(), kv=_context(body), q=projection(body, bias=False)))
         _drive(body, "proj", body.shape[0])
 
-    add_block(stack, fill, kind="mixer")
+    add_part(stack, "mixer", fill, drop)
 
 
-def _add_feed_forward(stack: Stack, ratio: float) -> None:
+def _add_feed_forward(stack: Stack, choice: PartOptions, drop: float) -> None:
+    dim = stack.shape[0]
+
     def fill(body: Stack) -> None:
-        dim = body.shape[0]
         body.fire()
-        spiking_conv(body, "ffn", hidden(dim, ratio))
+        spiking_conv(body, "ffn", hidden(dim, choice.ratio))
         _drive(body, "ffn", dim)
 
-    add_block(stack, fill, kind="ffn")
+    add_part(stack, "ffn", fill, drop, choice.bridges(dim))
 
 
 def _sdt(choice: TokenOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     stack = Stack(features, classes, neuron, STYLE)
     _stem(stack, choice)
-    for _ in range(choice.blocks):
-        _add_attention(stack)
-        _add_feed_forward(stack, choice.ratio)
+    for drop in choice.dropped(choice.blocks):
+        _add_attention(stack, drop)
+        _add_feed_forward(stack, choice, drop)
     stack.adaptive_pool(1)
     stack.fire()
     return Network(stack.readout())

@@ -36,9 +36,9 @@ def _stem(stack: Stack, choice: TransformerOptions) -> None:
 def _spikformer(choice: TransformerOptions, features: tuple[int, ...], classes: int, neuron: MakeNeuron) -> Network:
     stack = Stack(features, classes, neuron, STYLE)
     _stem(stack, choice)
-    for _ in range(choice.blocks):
-        add_attention(stack, choice.heads)
-        add_feed_forward(stack, choice.ratio)
+    for drop in choice.dropped(choice.blocks):
+        add_attention(stack, choice.heads, drop=drop)
+        add_feed_forward(stack, choice, drop)
     stack.adaptive_pool(1)
     return Network(stack.readout())
 

@@ -7,18 +7,20 @@ of it behind attention.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Literal, cast
 
 from annotated_types import Ge, Le
 from pydantic import Field
 from torch import nn
 
 from onward.core.attention import Attention
-from onward.core.containers import Joined
+from onward.core.containers import Bridge, Bridged, Joined, Residual
 from onward.core.errors import ConfigError
+from onward.core.glue import DropPath, GroupMean, Tile
 from onward.core.registry import Choice
 from onward.models.layers import Stack, Style
-from onward.models.stages import add_block
+from onward.models.stages import Build, add_block
 from onward.models.thresholds import firing_at
 
 STYLE = Style("batch")
@@ -27,16 +29,56 @@ SCALE = 0.125
 LOW = 0.5
 """The threshold of the neurons behind attention, as a share of that of all others."""
 
+
+def _tile(times: int) -> Bridge:
+    """A token's channels, added to the drive of hidden ones."""
+    return Bridge("tile", Tile(times), None, "norm1")
+
+
+def _mean(times: int) -> Bridge:
+    """The mean drive of hidden channels, added to what comes out."""
+    return Bridge("mean", GroupMean(times), "norm1", "norm2")
+
+
+_WAYS: dict[str, tuple[Callable[[int], Bridge], ...]] = {"none": (), "tile": (_tile,), "tile-mean": (_tile, _mean)}
+
 Pool = Annotated[int, Ge(1), Le(2)]
 """1, or 2: halved by the maximum of 3 x 3."""
 
 
-class TokenOptions(Choice):
+class PartOptions(Choice):
+    """Options of the two parts of every block."""
+
+    ratio: float = Field(4.0, gt=0, description="hidden channels of the feed-forward part, as a multiple of a token's")
+    shortcuts: Literal["none", "tile", "tile-mean"] = Field(
+        "none",
+        description="inside feed-forward parts: copies of a token's channels added to the drive of hidden ones, and "
+        "the mean over those added to what comes out",
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="probability that the last block is left out in training; earlier ones less often"
+    )
+
+    def bridges(self, dim: int) -> list[Bridge]:
+        """The shortcuts inside a feed-forward part; raises `ConfigError` where hidden channels are no multiple."""
+        ways = _WAYS[self.shortcuts]
+        if ways and hidden(dim, self.ratio) % dim:
+            raise ConfigError(
+                f"shortcuts {self.shortcuts} copy {dim} channels to {hidden(dim, self.ratio)} hidden ones; expected a "
+                f"multiple, such as --model.ratio 4"
+            )
+        return [way(hidden(dim, self.ratio) // dim) for way in ways]
+
+    def dropped(self, blocks: int) -> Iterator[float]:
+        """The probability that each of so many ``blocks`` is left out: rising evenly, to `drop_path` in the last."""
+        return (self.drop_path * (place + 1) / blocks for place in range(blocks))
+
+
+class TokenOptions(PartOptions):
     """Options of every spiking Transformer whose tokens keep their number and size."""
 
     dim: int = Field(64, ge=1, description="channels of a token")
     blocks: int = Field(2, ge=1, description="blocks of attention and a feed-forward part")
-    ratio: float = Field(4.0, gt=0, description="hidden channels of the feed-forward part, as a multiple of dim")
     pools: list[Pool] = Field(
         [1, 2], min_length=1, description="for each convolution of the stem: 2, halve sides behind it; 1, do not"
     )
@@ -88,25 +130,39 @@ def attend(stack: Stack, heads: int, bias: bool | None = None) -> None:
     fire_low(stack)
 
 
-def add_attention(stack: Stack, heads: int, bias: bool | None = None) -> None:
+def add_part(stack: Stack, kind: str, fill: Build, drop: float, bridges: Iterable[Bridge] = ()) -> None:
+    """x + what ``fill`` makes of it, with ``bridges`` inside; as a whole left out with probability ``drop``."""
+
+    def whole(body: Stack) -> None:
+        fill(body)
+        if drop:
+            body.append("drop", DropPath(drop))
+
+    def join(body: nn.Module, shortcut: nn.Module) -> nn.Module:
+        return Residual(Bridged(cast(nn.Sequential, body), bridges), shortcut)
+
+    add_block(stack, whole, join=join if bridges else Residual, kind=kind)
+
+
+def add_attention(stack: Stack, heads: int, bias: bool | None = None, drop: float = 0.0) -> None:
     """x + spikes of a projection of self-attention."""
 
     def fill(body: Stack) -> None:
         attend(body, heads, bias)
         spiking_conv(body, "proj", body.shape[0])
 
-    add_block(stack, fill, kind="mixer")
+    add_part(stack, "mixer", fill, drop)
 
 
-def add_feed_forward(stack: Stack, ratio: float) -> None:
+def add_feed_forward(stack: Stack, choice: PartOptions, drop: float = 0.0) -> None:
     """x + spikes of a feed-forward part."""
+    dim = stack.shape[0]
 
     def fill(body: Stack) -> None:
-        dim = body.shape[0]
-        spiking_conv(body, "ffn", hidden(dim, ratio))
+        spiking_conv(body, "ffn", hidden(dim, choice.ratio))
         spiking_conv(body, "ffn", dim)
 
-    add_block(stack, fill, kind="ffn")
+    add_part(stack, "ffn", fill, drop, choice.bridges(dim))
 
 
 def hidden(dim: int, ratio: float) -> int:

@@ -154,7 +154,7 @@ class Affine(Neuron):
 
     @property
     def level(self) -> Tensor | float:
-        """The membrane potential at which it fires."""
+        """See `Neuron.level`."""
         return self.threshold if self.level_share == 1 else self.level_share * self.threshold
 
     @property

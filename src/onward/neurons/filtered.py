@@ -90,6 +90,11 @@ class CubaLIF(Neuron):
         return self.membrane.decay
 
     @property
+    def level(self) -> Tensor | float:
+        """See `Neuron.level`."""
+        return self.membrane.level
+
+    @property
     def spiking(self) -> bool:
         """See `Neuron.spiking`."""
         return True

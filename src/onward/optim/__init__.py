@@ -1,7 +1,7 @@
 """Optimisers, learned ones included, learning-rate schedules, parameter groups; their names for configurations."""
 
 from onward.optim.cell import Architecture, Cell, Coordinatewise, initial_cell
-from onward.optim.cell_file import read_cell, read_record, write_cell
+from onward.optim.cell_file import read_cell, read_query, read_record, write_cell, write_query
 from onward.optim.groups import parameter_groups
 from onward.optim.impulse import ImpulseResponse, dc_gain, impulse_response, spectral_radius
 from onward.optim.layer_adam import LayerAdam
@@ -35,8 +35,10 @@ __all__ = [
     "optimizers",
     "parameter_groups",
     "read_cell",
+    "read_query",
     "read_record",
     "schedules",
     "spectral_radius",
     "write_cell",
+    "write_query",
 ]

@@ -75,6 +75,15 @@ class Coordinatewise(nn.Module):
         shape = self.layers, len(like), self.hidden
         return {"h": like.new_zeros(shape), "c": like.new_zeros(shape)}
 
+    @torch.no_grad()
+    def move(self, x: Tensor, state: State, block: int) -> Tensor:
+        """What comes out ``[n]``; the states move on in place, ``block`` coordinates at a time."""
+        out = torch.empty_like(x[:, 0])
+        h, c = state["h"], state["c"]
+        for part in blocks(len(x), block):
+            out[part], h[:, part], c[:, part] = self(x[part], h[:, part], c[:, part])
+        return out
+
 
 def _padded(rows: Tensor) -> Tensor:
     """Rows ``[..., n, k]`` with rows of zeros after them, up to a multiple of `LANES`."""
@@ -113,11 +122,7 @@ class Cell(nn.Module):
     @torch.no_grad()
     def move(self, x: Tensor, state: State, block: int) -> Tensor:
         """The update ``[n]``; the states move on in place, ``block`` coordinates at a time."""
-        update = torch.empty_like(x[:, 0])
-        h, c = state["h"], state["c"]
-        for part in blocks(len(x), block):
-            update[part], h[:, part], c[:, part] = self(x[part], h[:, part], c[:, part])
-        return update
+        return self.core.move(x, state, block).mul_(self.scale)
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:

@@ -141,8 +141,8 @@ class WithMomenta(Features):
 
     def __call__(self, g: Tensor, state: State) -> Tensor:
         """See `Features.__call__`."""
-        for mean, decay in zip(state["means"], self.decays, strict=True):
-            mean.lerp_(g, 1 - decay)
+        for number, decay in enumerate(self.decays):
+            state["means"][number].lerp_(g, 1 - decay)
         return torch.cat([self._seen(i, part, state) for i, part in enumerate((g, *state["means"]))], dim=1)
 
     def _seen(self, number: int, part: Tensor, state: State) -> Tensor:

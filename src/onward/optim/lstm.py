@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from onward._tensors import fingerprint
 from onward.core.errors import ConfigError, Divergence
 from onward.optim.cell import Cell
-from onward.optim.cell_file import HOW_TO_MAKE_ONE, read_cell
+from onward.optim.cell_file import CELL, read_cell
 from onward.optim.closure import worked_out
 from onward.optim.features import State
 from onward.optim.optimizers import Groups, OptimOptions, ScheduleChoice, optimizers
@@ -184,7 +184,7 @@ def _file(choice: Any) -> Path:
     path = Path(choice.weights).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"--optim.weights {choice.weights}: there is no such file; {HOW_TO_MAKE_ONE}, so put it back if it was "
+            f"--optim.weights {choice.weights}: there is no such file; {CELL.how}, so put it back if it was "
             "there, or name the file where it is now"
         )
     return path

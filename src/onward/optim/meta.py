@@ -14,17 +14,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from onward.core.errors import ConfigError, NonFiniteError
-from onward.optim.cell import LANES, Cell, blocks
+from onward.optim.cell import LANES, Cell, Coordinatewise, blocks
 from onward.optim.features import State
 from onward.optim.optimizers import allocate_state
 
+Trial = TypeVar("Trial")
 Weight = Callable[[int], float]
 """w_t of the loss after update t, counted from 1."""
 
@@ -128,11 +129,23 @@ def demand(cell: Cell, sizes: Sequence[int], window: int, allowed: int, itemsize
 
     Raises `ConfigError` where even the smallest blocks take more.
     """
-    probe = torch.zeros(sizes[0] if sizes else 1)
-    kept = sum(t.numel() for key, t in cell.features.rest(probe).items()) // max(len(probe), 1)
     units = cell.core.layers * cell.core.hidden
-    per_coordinate = itemsize * (window * (cell.features.width + 1) + 4 * units + kept)
-    records, per_row = sum(sizes) * per_coordinate, itemsize * HELD * units * window
+    numbers = window * (cell.features.width + 1) + 4 * units + remembered(cell, sizes)
+    return within(allowed, sizes, window, itemsize * numbers, itemsize * HELD * units * window)
+
+
+def remembered(cell: Cell, sizes: Sequence[int]) -> int:
+    """Numbers that the features keep of a coordinate."""
+    probe = torch.zeros(sizes[0] if sizes else 1)
+    return sum(t.numel() for t in cell.features.rest(probe).values()) // max(len(probe), 1)
+
+
+def within(allowed: int, sizes: Sequence[int], window: int, per_coordinate: int, per_row: int) -> Demand:
+    """The demand of records and blocks that take so many bytes a coordinate, in blocks within ``allowed`` bytes.
+
+    Raises `ConfigError` where even the smallest blocks take more.
+    """
+    records = sum(sizes) * per_coordinate
     rows = (allowed - records) // per_row // LANES * LANES
     if rows < LANES:
         raise ConfigError(
@@ -161,14 +174,15 @@ class Learner:
         loss, gradients = self.task.look(self.step, after=False)
         seen = []
         for p, g, state in zip(self.task.parameters, gradients, self.states, strict=True):
-            rows = self.cell.see(_flat(g, p), state).detach()
+            rows = self.cell.see(flat(g, p), state).detach()
             p.data.add_(self.cell.move(rows, state, self.block).view_as(p))
             seen.append(rows)
         self.step += 1
         return loss, seen
 
 
-def _flat(g: Tensor | None, p: Tensor) -> Tensor:
+def flat(g: Tensor | None, p: Tensor) -> Tensor:
+    """The gradient of a parameter ``[n]``, outside any graph; zeros where there is none."""
     return torch.zeros_like(p).reshape(-1) if g is None else g.detach().reshape(-1)
 
 
@@ -186,14 +200,19 @@ def unroll(learner: Learner, steps: int, weight: Weight) -> tuple[list[float], l
         losses.append(loss)
         for i, p in enumerate(parameters):
             seen[i][index] = rows[i]
-            credits[i][index] = weight(learner.step) * _flat(gradients[i], p)
+            credits[i][index] = weight(learner.step) * flat(gradients[i], p)
     for owed in credits:
-        for index in range(steps - 2, -1, -1):
-            owed[index] += owed[index + 1]
+        from_here_on(owed)
     return losses, [Trail(*start, *rest) for start, *rest in zip(starts, seen, credits, strict=True)]
 
 
-def meta_gradient(cell: Cell, trails: Sequence[Trail], block: int) -> None:
+def from_here_on(rows: Tensor) -> None:
+    """Every row becomes the sum of itself and those after it, in place."""
+    for index in range(len(rows) - 2, -1, -1):
+        rows[index] += rows[index + 1]
+
+
+def meta_gradient(cell: Cell | Coordinatewise, trails: Sequence[Trail], block: int) -> None:
     """Adds sum_s <R_s, dDelta_s/dpsi> to the gradients of the cell's parameters.
 
     Runs the cell again, ``block`` coordinates at a time: memory 8 layers hidden W block numbers, time twice that of
@@ -210,39 +229,40 @@ def meta_gradient(cell: Cell, trails: Sequence[Trail], block: int) -> None:
                 total.backward()
 
 
-class MetaTrainer:
-    """Trains ``cell`` with Adam, one step a window; every entry of the meta-gradient is clamped to +-``clamp``.
+class Trainer(ABC, Generic[Trial]):
+    """Trains ``learned`` with Adam, one step a window; every entry of the meta-gradient is clamped to +-``clamp``.
 
-    ``updates`` counts its steps. The state to keep is that of the cell, of ``optimizer``, and this number.
-
-    >>> from onward.optim.cell import Architecture, initial_cell
-    >>> class Bowl(Optimizee):
-    ...     parameters = [torch.ones(3)]
-    ...     def look(self, step, *, after):
-    ...         return Look(float(self.parameters[0].square().sum()) / 2, self.parameters)
-    >>> trainer = MetaTrainer(initial_cell(Architecture(), seed=0), Course(horizon=4, window=2))
-    >>> len(trainer.train(Bowl())), trainer.updates
-    (4, 2)
+    ``updates`` counts its steps. The state to keep is that of ``learned``, of ``optimizer``, and this number.
     """
 
-    def __init__(self, cell: Cell, course: Course, *, lr: float = 1e-3, clamp: float = 1.0, block: int = 2**14):
-        self.cell, self.course, self.clamp, self.block, self.updates = cell, course, clamp, block, 0
-        self.optimizer = Adam(cell.parameters(), lr=lr)
+    def __init__(self, learned: nn.Module, course: Course, *, lr: float = 1e-3, clamp: float = 1.0):
+        self.learned, self.course, self.clamp, self.updates = learned, course, clamp, 0
+        self.optimizer = Adam(learned.parameters(), lr=lr)
         allocate_state(self.optimizer)
+
+    @abstractmethod
+    def start(self, task: Optimizee, number: int) -> Trial:
+        """A task's way under what is learned, from the start; ``number`` keys what is random beside the task's own."""
+
+    @abstractmethod
+    def window(self, trial: Trial, steps: int) -> list[float]:
+        """So many updates; adds their meta-gradient, and returns the loss after each. Raises `NonFiniteError`."""
+
+    @abstractmethod
+    def tried(self, trial: Trial) -> float:
+        """One update, and the loss before it."""
 
     def train(self, task: Optimizee) -> list[float]:
         """A whole horizon of ``task``; the loss after every update. Raises `NonFiniteError`."""
-        learner, losses = Learner(self.cell, task, self.block), []
+        trial, losses = self.start(task, 1 + self.updates), []
         for window in self.course.windows:
-            found, trails = unroll(learner, len(window), self.course.weight)
-            losses += found
-            meta_gradient(self.cell, trails, self.block)
+            losses += self.window(trial, len(window))
             self.update()
         return losses
 
     def update(self) -> None:
         """Clamps the meta-gradient and takes a step of Adam; raises `NonFiniteError` and changes nothing."""
-        gradients = [p.grad for p in self.cell.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.learned.parameters() if p.grad is not None]
         finite = all(bool(g.isfinite().all()) for g in gradients)
         if finite:
             for g in gradients:
@@ -257,10 +277,42 @@ class MetaTrainer:
         """The mean loss over the horizon of fresh tasks, before every update; infinity where one diverges."""
         losses = []
         for make in tasks:
-            learner = Learner(self.cell, make(), self.block)
+            trial = self.start(make(), 0)
             try:
-                losses += [learner.advance()[0] for _ in range(self.course.horizon)]
+                losses += [self.tried(trial) for _ in range(self.course.horizon)]
             except NonFiniteError:
                 return inf
         mean = sum(losses) / max(len(losses), 1)
         return mean if mean == mean else inf
+
+
+class MetaTrainer(Trainer[Learner]):
+    """Trains ``cell`` to make the losses of tasks fall.
+
+    >>> from onward.optim.cell import Architecture, initial_cell
+    >>> class Bowl(Optimizee):
+    ...     parameters = [torch.ones(3)]
+    ...     def look(self, step, *, after):
+    ...         return Look(float(self.parameters[0].square().sum()) / 2, self.parameters)
+    >>> trainer = MetaTrainer(initial_cell(Architecture(), seed=0), Course(horizon=4, window=2))
+    >>> len(trainer.train(Bowl())), trainer.updates
+    (4, 2)
+    """
+
+    def __init__(self, cell: Cell, course: Course, *, lr: float = 1e-3, clamp: float = 1.0, block: int = 2**14):
+        super().__init__(cell, course, lr=lr, clamp=clamp)
+        self.cell, self.block = cell, block
+
+    def start(self, task: Optimizee, number: int) -> Learner:
+        """See `Trainer.start`."""
+        return Learner(self.cell, task, self.block)
+
+    def window(self, trial: Learner, steps: int) -> list[float]:
+        """See `Trainer.window`."""
+        losses, trails = unroll(trial, steps, self.course.weight)
+        meta_gradient(self.cell, trails, self.block)
+        return losses
+
+    def tried(self, trial: Learner) -> float:
+        """See `Trainer.tried`."""
+        return trial.advance()[0]

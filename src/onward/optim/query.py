@@ -12,6 +12,7 @@ from onward.optim.cell import Coordinatewise
 from onward.optim.features import State
 
 PENALTY = 0.005
+DEPENDENT = 1e-3
 
 
 class QueryRNN(nn.Module):
@@ -41,15 +42,20 @@ class QueryRNN(nn.Module):
         ``penalty`` sum out^2, what a meta-objective adds at every step, is a number.
         """
         out, state["h"], state["c"] = self.core(torch.stack([estimate, update], dim=1), state["h"], state["c"])
-        spread = 1 + out
-        return spread * (len(out) ** 0.5 / spread.norm()), self.penalty * out.square().sum()
+        return scaled(1 + out, len(out)), self.penalty * out.square().sum()
+
+
+def scaled(spread: Tensor, count: int) -> Tensor:
+    """``spread`` with the norm of ``count`` ones."""
+    return spread * (count**0.5 / spread.norm())
 
 
 @dataclass(frozen=True)
 class Guided:
-    """sqrt(alpha) e + sqrt(1 - alpha) Q e', rescaled to the norm of e (Maheswaranathan et al. 2019).
+    """sqrt(alpha) e + sqrt(1 - alpha) Q e', rescaled to the norm of e (Maheswaranathan et al. 2019; Ruan et al. 2020).
 
-    The columns of Q are an orthonormal basis of earlier estimates and updates; ``alpha`` 1 ignores them. Time O(P k).
+    The columns of Q are an orthonormal basis of earlier estimates and updates; ``alpha`` 1 ignores them. Of k of them
+    in P dimensions, Q takes the share (1 - alpha) k / (alpha P + (1 - alpha) k) of the squared length. Time O(P k).
 
     >>> guide = torch.tensor([[2.0, 0.0, 0.0]])
     >>> Guided(alpha=0.0)(torch.tensor([3.0, 0.0, 4.0]), torch.tensor([-1.0]), guide)
@@ -67,21 +73,37 @@ class Guided:
 
         Guides that are 0, or depend on those before them, span nothing; where all are 0, ``normal`` is the direction.
         """
-        basis = orthonormal(guides)
+        rows = torch.cat([guides, normal[None]])
+        wide = rows.double()
+        return self.factors(wide @ wide.T, inside.double()).to(rows) @ rows
+
+    def factors(self, products: Tensor, inside: Tensor) -> Tensor:
+        """What guides and, last, normal numbers are multiplied by ``[k + 1]``; of them, ``products`` ``[k + 1, k + 1]``
+        are the inner products.
+        """
+        basis, factors = orthonormal(products[:-1, :-1]), products.new_zeros(len(products))
+        factors[-1] = 1
         if not len(basis):
-            return normal
-        along = inside[: len(basis)] @ basis
-        mixed = self.alpha**0.5 * normal + (1 - self.alpha) ** 0.5 * along
-        return mixed * (normal.norm() / mixed.norm())
+            return factors
+        factors[-1] = self.alpha**0.5
+        factors[:-1] = (1 - self.alpha) ** 0.5 * (inside[: len(basis)] @ basis)
+        return factors * (products[-1, -1] / (factors @ products @ factors)).sqrt()
 
 
-def orthonormal(rows: Tensor) -> Tensor:
-    """An orthonormal basis ``[r, P]`` of what ``rows`` ``[k, P]`` span; rows that depend on others are left out."""
-    basis = rows.new_empty(0, rows.shape[1])
-    for row in rows:
-        rest = row
+def orthonormal(products: Tensor) -> Tensor:
+    """Coefficients ``[r, k]`` of an orthonormal basis in vectors whose inner products ``[k, k]`` are given.
+
+    Vectors that depend on those before them, but for a thousandth of their length, are left out: that is rounding.
+
+    >>> orthonormal(torch.tensor([[4.0, 8.0], [8.0, 16.0]])).tolist()
+    [[0.5, 0.0]]
+    """
+    basis = products.new_empty(0, len(products))
+    for own in torch.eye(len(products)).to(products):
+        rest = own
         for _ in range(2):  # once more, against rounding
-            rest = rest - (basis @ rest) @ basis
-        if rest.norm() > 1e-6 * row.norm():
-            basis = torch.cat([basis, (rest / rest.norm())[None]])
+            rest = rest - (basis @ products @ rest) @ basis
+        square = rest @ products @ rest
+        if square > DEPENDENT**2 * (own @ products @ own):
+            basis = torch.cat([basis, (rest / square.sqrt())[None]])
     return basis

@@ -3,49 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, isfinite, log10
+from math import isfinite
+
+from onward.report.palette import paint, series_role
+from onward.report.svg import Axis
+from onward.report.svg import axis as _axis
+from onward.report.svg import spread as _spread
+from onward.report.svg import text as _text
 
 Point = tuple[float, float]
 
-# Okabe & Ito's palette, which people with any colour vision can tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 40, 52
 BAR, BAR_LEFT, MARGIN = 22, 160, 60
 CELL, CELL_LEFT = 28, 90
 GAP, LETTER = 12, 7.5
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values from ``low`` to ``high``, drawn from pixel ``start`` to pixel ``stop``."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def __call__(self, value: float) -> float:
-        """The pixel of a value."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        """Round values along the axis, at most about six."""
-        step = _round_step((self.high - self.low) / 5)
-        return [k * step for k in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1)]
-
-
-def _round_step(rough: float) -> float:
-    """The least of 1, 2, 5 times a power of ten that is not below ``rough``."""
-    power = 10.0 ** floor(log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-
-
-def _axis(values: Sequence[float], start: float, stop: float) -> Axis:
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    margin = 0.05 * (high - low) or 0.5
-    return Axis(low - margin, high + margin, start, stop)
 
 
 def curves(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_label: str) -> str:
@@ -88,7 +60,7 @@ def bars(values: Mapping[str, float], title: str, x_label: str, reference: float
             _text(middle, bottom + 40, x_label, "middle"),
             *_bars(values, x, reference),
             *(_text(x(tick), bottom + 20, f"{tick:g}", "middle") for tick in x.ticks()),
-            f'<path d="M{x(reference):.1f} {TOP}V{bottom}" stroke="#222222" stroke-dasharray="4 3"/>',
+            f'<path d="M{x(reference):.1f} {TOP}V{bottom}" {paint(stroke="ink")} stroke-dasharray="4 3"/>',
             "</svg>\n",
         ]
     )
@@ -123,22 +95,21 @@ def heatmap(rows: Mapping[str, Sequence[float]], columns: Sequence[str], title: 
 
 
 def _cell(left: float, top: float, wide: float, value: float, share: float) -> str:
-    """White to blue; numbers stay readable on both."""
-    shade = ",".join(str(round(255 + share * (end - 255))) for end in (0, 114, 178))
+    """From the ground to blue; numbers stay readable on both."""
     place = f'x="{left:.1f}" y="{top:.1f}" width="{wide - 1:.1f}" height="{CELL - 1}"'
-    number = _text(left + wide / 2, top + CELL / 2 + 4, f"{value:.1f}", "middle", colour=_ink(share))
-    return f'<rect {place} fill="rgb({shade})"/>{number}'
+    number = _text(left + wide / 2, top + CELL / 2 + 4, f"{value:.1f}", "middle", role=_ink(share))
+    return f'<rect {place} {paint(fill="0")} fill-opacity="{share:.3f}"/>{number}'
 
 
 def _ink(share: float) -> str:
-    return "#ffffff" if share > 0.5 else "#222222"
+    return "over" if share > 0.5 else "ink"
 
 
 def _bars(values: Mapping[str, float], x: Axis, reference: float) -> Iterator[str]:
     for place, (name, value) in enumerate(values.items()):
         top, width = TOP + place * BAR, x(value) - BAR_LEFT
-        colour = COLOURS[0 if value >= reference else 1]
-        yield f'<rect x="{BAR_LEFT}" y="{top + 3}" width="{width:.1f}" height="{BAR - 6}" fill="{colour}"/>'
+        colour = paint(fill="0" if value >= reference else "1")
+        yield f'<rect x="{BAR_LEFT}" y="{top + 3}" width="{width:.1f}" height="{BAR - 6}" {colour}/>'
         yield _text(BAR_LEFT - 8, top + BAR / 2 + 4, name, "end")
         yield _text(x(value) + 6, top + BAR / 2 + 4, f"{value:.2f}", "start")
 
@@ -148,30 +119,30 @@ def _head(title: str, height: int) -> Iterator[str]:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="13"><title>{escape(title)}</title>'
     )
-    yield f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
+    yield f'<rect width="{WIDTH}" height="{height}" {paint(fill="paper")}/>'
 
 
 def _grid(x: Axis, y: Axis) -> Iterator[str]:
     for tick in y.ticks():
-        yield f'<path d="M{LEFT} {y(tick):.1f}H{x.stop:g}" stroke="#dddddd"/>'
+        yield f'<path d="M{LEFT} {y(tick):.1f}H{x.stop:g}" {paint(stroke="grid")}/>'
         yield _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end")
     for tick in x.ticks():
-        yield f'<path d="M{x(tick):.1f} {HEIGHT - BOTTOM}v5" stroke="#666666"/>'
+        yield f'<path d="M{x(tick):.1f} {HEIGHT - BOTTOM}v5" {paint(stroke="edge")}/>'
         yield _text(x(tick), HEIGHT - BOTTOM + 20, f"{tick:g}", "middle")
-    yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{x.stop:g}" fill="none" stroke="#666666"/>'
+    yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{x.stop:g}" {paint(stroke="edge")}/>'
 
 
 def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[str]:
-    labels = _spread({name: y(points[-1][1]) for name, points in series.items() if points})
+    labels = _spread({name: y(points[-1][1]) for name, points in series.items() if points}, HEIGHT - BOTTOM)
     for place, (name, points) in enumerate(series.items()):
         if not points:
             continue
-        colour = COLOURS[place % len(COLOURS)]
+        role = series_role(place)
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        yield f'<polyline points="{path}" {paint(stroke=role)} stroke-width="2"/>'
         for a, b in points:
-            yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour}"/>'
-        yield _text(x.stop + GAP, labels[name] + 4, _label(name, points), "start", colour=colour)
+            yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" {paint(fill=role)}/>'
+        yield _text(x.stop + GAP, labels[name] + 4, _label(name, points), "start", role=role)
 
 
 def _label(name: str, points: Sequence[Point]) -> str:
@@ -183,16 +154,3 @@ def _margin(series: Mapping[str, Sequence[Point]]) -> float:
     """Room for the labels to the right of the lines."""
     longest = max((len(_label(name, points)) for name, points in series.items() if points), default=0)
     return max(RIGHT, GAP + LETTER * longest)
-
-
-def _spread(wanted: Mapping[str, float], gap: float = 16) -> dict[str, float]:
-    """Heights near the wanted ones, no two closer than ``gap``."""
-    placed: dict[str, float] = {}
-    for name, height in sorted(wanted.items(), key=lambda item: item[1]):
-        placed[name] = max(height, max(placed.values(), default=-gap) + gap)
-    return placed
-
-
-def _text(x: float, y: float, text: str, anchor: str, *, size: int = 13, colour: str = "#222222") -> str:
-    style = f'text-anchor="{anchor}" font-size="{size}" fill="{colour}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

@@ -128,6 +128,10 @@ class Online(LearningRule):
         if not self.every_step:
             self.spatial.finish(lesson.carry, lesson.sink)
 
+    def direct_feedback(self) -> dict[int, Tensor]:
+        """See `LearningRule.direct_feedback`."""
+        return self.spatial.direct_feedback(self._port)
+
     def metrics(self) -> dict[str, float]:
         """See `LearningRule.metrics`."""
         return self.spatial.metrics()

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from onward.core.drawn import Ray, Term
+from onward.core.drawn import Direction, Term
 from onward.core.draws import Draws, Law, Rademacher
 from onward.core.errors import TopologyMismatch
 from onward.core.interpret import shapes
@@ -109,7 +109,7 @@ class PseudoZO(ProbingRule):
             )
         self.window = Window(self.length, self.rows, tuple(out))
 
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """See `ProbingRule.shifts`: the network itself comes first."""
         return [Shift(), Shift(rays[0], self.eps)]
 

@@ -27,8 +27,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from onward.core.drawn import Chord, Direction, Ray
+from onward.core.drawn import Chord, Direction, Term
 from onward.core.draws import Draws, Gaussian, Law, Rademacher
+from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
 from onward.core.probe import ProbingRule, Runs, Shift, drawn, finite, terms
 from onward.core.registry import Choice
@@ -42,7 +43,7 @@ class Stencil(ABC):
     eps: float
 
     @abstractmethod
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """The probes."""
 
     @abstractmethod
@@ -54,7 +55,7 @@ class Stencil(ABC):
         """Which probes ``[n]`` changed nothing."""
 
     @abstractmethod
-    def direction(self, ray: Ray) -> Direction:
+    def direction(self, ray: Direction) -> Direction:
         """What the slope is along, rounding of weights included."""
 
     @property
@@ -69,7 +70,7 @@ class Antithetic(Stencil):
 
     eps: float
 
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """See `Stencil.shifts`."""
         return [Shift(ray, strength) for ray in rays for strength in (self.eps, -self.eps)]
 
@@ -82,7 +83,7 @@ class Antithetic(Stencil):
         """See `Stencil.silent`."""
         return losses.view(-1, 2)[:, 0] == losses.view(-1, 2)[:, 1]
 
-    def direction(self, ray: Ray) -> Direction:
+    def direction(self, ray: Direction) -> Direction:
         """See `Stencil.direction`."""
         return Chord(ray, self.eps, -self.eps)
 
@@ -113,7 +114,7 @@ class OneSided(Stencil):
 
     eps: float
 
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """See `Stencil.shifts`: the network itself comes first."""
         return [Shift(), *(Shift(ray, self.eps) for ray in rays)]
 
@@ -125,7 +126,7 @@ class OneSided(Stencil):
         """See `Stencil.silent`."""
         return losses[1:] == losses[0]
 
-    def direction(self, ray: Ray) -> Direction:
+    def direction(self, ray: Direction) -> Direction:
         """See `Stencil.direction`."""
         return Chord(ray, self.eps)
 
@@ -141,7 +142,7 @@ class OnePoint(Stencil):
 
     eps: float
 
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """See `Stencil.shifts`."""
         return [Shift(ray, self.eps) for ray in rays]
 
@@ -153,7 +154,7 @@ class OnePoint(Stencil):
         """None is known to be: there is nothing to compare with."""
         return torch.zeros_like(losses, dtype=torch.bool)
 
-    def direction(self, ray: Ray) -> Direction:
+    def direction(self, ray: Direction) -> Direction:
         """See `Stencil.direction`."""
         return Chord(ray, self.eps)
 
@@ -167,16 +168,13 @@ class Residual(OnePoint):
         return torch.where(before.isnan(), 0.0, losses - before) / self.eps
 
 
-class SPSA(ProbingRule):
-    """Learns from the losses at the points of a ``stencil`` along ``directions`` rays; see the module's docstring.
-
-    Memory O(chunk) and the membranes of every probe; weights are as they were when a mini-batch is over.
-    """
+class StencilRule(ProbingRule):
+    """Base of rules that learn from the losses at the points of a ``stencil`` along ``directions`` rays."""
 
     before: Tensor
 
-    def __init__(self, stencil: Stencil, directions: int = 1, law: Law | None = None, norms: Norms | None = None):
-        super().__init__(directions, law or Rademacher(), norms or PerStep())
+    def __init__(self, stencil: Stencil, directions: int, law: Law, norms: Norms):
+        super().__init__(directions, law, norms)
         self.stencil = stencil
         self.register_buffer("before", torch.full((directions,), torch.nan, dtype=torch.float64))
 
@@ -185,19 +183,19 @@ class SPSA(ProbingRule):
         """See `LearningRule.traits`."""
         return replace(super().traits, perturbs=self.stencil.moves_first)
 
-    def shifts(self, rays: list[Ray]) -> list[Shift]:
+    def shifts(self, rays: list[Direction]) -> list[Shift]:
         """See `ProbingRule.shifts`."""
         return self.stencil.shifts(rays)
-
-    def lines(self, draws: Draws, sequence: int) -> list[Direction]:
-        """The directions that the gradient of mini-batch ``sequence`` is a sum of."""
-        return [self.stencil.direction(ray) for ray in self.rays(draws, sequence)]
 
     def deposit(self, lesson: Lesson, runs: Runs) -> None:
         """See `ProbingRule.deposit`."""
         lines = [self.stencil.direction(ray) for ray in runs.rays]
         losses = torch.stack([run.loss(lesson) for run in runs.runs])
-        drawn(lesson, losses, lambda told: terms(self.weigh(finite(told)), lines))
+        drawn(lesson, losses, lambda told: self.learned(lesson.net, runs, terms(self.weigh(finite(told)), lines)))
+
+    def learned(self, net: Network, runs: Runs, gradient: list[Term]) -> list[Term]:
+        """The gradient of a mini-batch as it is handed on; what is to be remembered of it is noted here."""
+        return gradient
 
     def weigh(self, losses: Tensor) -> Tensor:
         """The coefficient of each direction, from the losses of the whole mini-batch."""
@@ -210,6 +208,20 @@ class SPSA(ProbingRule):
         """Says so where probes change nothing."""
         eps = self.stencil.eps
         return self.silence(f"raise the distance, such as --rule.eps {10 * eps:g} in place of {eps:g}")
+
+
+class SPSA(StencilRule):
+    """Learns along rays as they are drawn; see the module's docstring.
+
+    Memory O(chunk) and the membranes of every probe; weights are as they were when a mini-batch is over.
+    """
+
+    def __init__(self, stencil: Stencil, directions: int = 1, law: Law | None = None, norms: Norms | None = None):
+        super().__init__(stencil, directions, law or Rademacher(), norms or PerStep())
+
+    def lines(self, draws: Draws, sequence: int) -> list[Direction]:
+        """The directions that the gradient of mini-batch ``sequence`` is a sum of."""
+        return [self.stencil.direction(ray) for ray in self.rays(draws, sequence)]
 
 
 LAWS: dict[str, Law] = {"rademacher": Rademacher(), "gaussian": Gaussian()}

@@ -7,7 +7,16 @@ from onward.train.events import BatchDone, Ended, EpochDone, Event, OnEvent, Sav
 from onward.train.fit import Diverged, fit
 from onward.train.folder import RunFolder
 from onward.train.grammar import load, parse_tokens
-from onward.train.launch import Comparison, Evaluation, Summary, compare, evaluate_run, members_of_run, train
+from onward.train.launch import (
+    Evaluation,
+    Subject,
+    Summary,
+    evaluate_run,
+    examine,
+    members_of,
+    subject_of,
+    train,
+)
 from onward.train.members import Members, members
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
@@ -18,7 +27,6 @@ from onward.train.state import Fitted, Progress
 __all__ = [
     "BatchDone",
     "CheckpointError",
-    "Comparison",
     "Diverged",
     "Ended",
     "EpochDone",
@@ -34,20 +42,22 @@ __all__ = [
     "Saved",
     "Score",
     "Started",
+    "Subject",
     "Summary",
     "TrainConfig",
     "Trained",
     "Warned",
     "assemble",
-    "compare",
     "evaluate_run",
+    "examine",
     "fit",
     "load",
     "load_network",
     "members",
-    "members_of_run",
+    "members_of",
     "parse_tokens",
     "resume",
     "score",
+    "subject_of",
     "train",
 ]

@@ -78,6 +78,13 @@ class TrainConfig(BaseModel):
     init_from: str | None = Field(
         default=None, description="folder of an earlier run, whose weights training starts from; none: fresh ones"
     )
+    init_thresholds: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="learned thresholds start as this percentile of the activations of the ReLU network with the same "
+        "weights; none: as the neuron says",
+    )
     out: str = Field(default="runs", description="folder in which the run's folder is made")
 
     @model_validator(mode="after")
@@ -88,6 +95,24 @@ class TrainConfig(BaseModel):
                 "add train.validation, such as --train.validation 0.1"
             )
         return self
+
+
+class ProbeConfig(BaseModel):
+    """What is noted after every epoch, on a few samples, for the run's page; no result depends on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(
+        default=64, ge=0, description="samples of the test (or held-out) data that layers are looked at on; 0: none"
+    )
+    credit_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs from one comparison of gradients with BP's and BPTT's to the next; none: never",
+    )
+    draws: int = Field(
+        default=4, ge=1, description="gradients of the rule that a comparison takes, for bias and spread"
+    )
 
 
 class RunConfig(BaseModel):
@@ -119,6 +144,9 @@ class RunConfig(BaseModel):
     )
     optim: OptimField = Field(default=optimizers.parse("adam"), description="how gradients become updates")
     train: TrainConfig = Field(default=TrainConfig(), description="how long, how much at a time, what is kept")
+    probe: ProbeConfig = Field(
+        default=ProbeConfig(), description="what is noted for the run's page; no result depends on it"
+    )
     seed: int = Field(default=0, description="fixes initial weights, order of samples, and noise")
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
     precision: Literal["f32", "bf16"] = Field(

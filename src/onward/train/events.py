@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from onward.train.score import Score
 
@@ -50,6 +51,7 @@ class EpochDone(Event):
     ``skipped`` counts mini-batches that were left out; ``alarms`` name layers that are silent or saturated; ``active``
     is the share of slopes that were not zero, by layer, as last looked at, for surrogates that count them. ``lesson``
     is the part of a stream at hand. ``flips`` is the share of binary weights whose sign changed, by synapse.
+    ``observed`` is what `onward.train.observe` noted, where there is a run folder.
     """
 
     epoch: int
@@ -65,6 +67,7 @@ class EpochDone(Event):
     skipped: int = 0
     flips: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[str, ...] = ()
+    observed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

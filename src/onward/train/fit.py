@@ -10,18 +10,19 @@ from time import perf_counter
 
 from onward.core import Outcome, Rates, active
 from onward.core.errors import Divergence, NonFiniteError
-from onward.data import Batch
+from onward.data import Batch, Loader
 from onward.kernels.choice import used
 from onward.kernels.fused import fusing
 from onward.train.alarms import alarms
 from onward.train.config import TrainConfig
+from onward.train.confusion import Confusion
 from onward.train.events import BatchDone, Ended, EpochDone, OnEvent, Saved, Warned, ignore
-from onward.train.folder import RunFolder
+from onward.train.folder import CONFUSION, RunFolder
 from onward.train.guard import GUARDS
 from onward.train.memory import meter
 from onward.train.parts import Parts
 from onward.train.score import Score, score
-from onward.train.state import Fitted, Pace, Sums
+from onward.train.state import Fitted, Pace, Progress, Sums
 
 LOOK_EVERY = 20
 
@@ -62,6 +63,16 @@ def fit(
     except Divergence as error:
         raise Diverged(error, run.progress.epoch, run.progress.batch, run.save_last_good()) from None
     return run.fitted
+
+
+def tested(parts: Parts, loader: Loader, on: str, progress: Progress, folder: RunFolder | None) -> Score:
+    """The score on ``loader``, whose data are called ``on``; ``folder`` gets which classes were taken for which."""
+    confusion = Confusion(parts.interface.classes)
+    found = score(parts.net, parts.objective, loader, parts.device, parts.chunk, confusion)
+    counts = confusion.whole(parts.group)
+    if folder is not None:
+        folder.note(CONFUSION, {"epoch": progress.epoch, "lesson": progress.lesson, "on": on, "counts": counts})
+    return found
 
 
 class _Run:
@@ -185,10 +196,11 @@ class _Run:
             rule={**self.parts.rule.metrics(), **self.parts.sink.metrics()},
             score=judged,
             lesson=self.progress.lesson,
-            judged_on="validation" if self.parts.validation else "test",
+            judged_on=self.parts.judged_on,
             skipped=sums.skipped,
             flips=self.parts.flips.since(),
             alarms=tuple(alarms(judged.rates if judged else sums.rates)),
+            observed=self.parts.observed(self.progress.epoch) if self.folder is not None else {},
         )
         for text in (*self.parts.rule.warnings(), *self.parts.sink.warnings(), *event.alarms):
             self.warn(text)
@@ -203,7 +215,7 @@ class _Run:
         progress, parts = self.progress, self.parts
         if progress.epoch % self.config.eval_every and progress.epoch < self.config.epochs:
             return None
-        found = score(parts.net, parts.objective, parts.judge, parts.device, parts.chunk)
+        found = tested(parts, parts.judge, parts.judged_on, progress, self.folder)
         self.fitted.score, self.fitted.scored_epoch = found, progress.epoch
         if parts.validation is not None:
             better = found.accuracy > progress.best_accuracy

@@ -1,8 +1,9 @@
 """A run's folder: it describes itself.
 
 ``config.toml`` (resolved), ``interface.json`` (input shape and classes), ``env.json``, ``data.json`` (hashes of the
-data, and of files that the configuration names), ``metrics.jsonl``, ``checkpoints/step-N/``, ``figures/``, and
-``DONE``, which holds the summary and is there only if the run came to its end.
+data, and of files that the configuration names), ``metrics.jsonl``, ``checkpoints/step-N/``, ``figures/``,
+``confusion.json`` and ``samples.json`` (for the page ``report.html``), and ``DONE``, which holds the summary and is
+there only if the run came to its end.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from onward.train.state import Fitted
 
 CONFIG, INTERFACE, ENV, DATA = "config.toml", "interface.json", "env.json", "data.json"
 METRICS, DONE, LOCK = "metrics.jsonl", "DONE", ".lock"
+CONFUSION, SAMPLES, PAGE = "confusion.json", "samples.json", "report.html"
 META = "meta.toml"
 """In place of `CONFIG` in the folder of a meta-training."""
 PACKAGES = ("torch", "numpy", "numba", "safetensors", "pydantic")
@@ -145,6 +147,11 @@ class RunFolder:
         """Appends one line to the metrics, and waits until it is on the disk."""
         with self._writing("metrics"):
             append_synced(self.path / METRICS, json_line(record))
+
+    def note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes one of the files that the run's page reads, over what it was."""
+        with self._writing(name):
+            write_json(self.path / name, value)
 
     def rewind(self, lines: int) -> int:
         """Forgets metrics beyond the first ``lines`` and half a line of a killed process; says how many stay."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.folder import RunFolder
 from onward.train.networks import trained_network
+from onward.train.rectified import learned_thresholds
 from onward.weights.binary import Binary, binary_of, parametrizations, restart_scale
 
 _STORED = re.compile(r"parametrizations\.(\w+)\.original$")
@@ -35,27 +36,27 @@ def start(config: RunConfig, net: Network) -> dict[str, dict[str, int | str]]:
             f"--train.init-from {path}: there is no such folder; expected that of a run, which `onward train` made, so "
             "put it back if it was there, or name it where it is now"
         )
-    folder = RunFolder.open(path)
+    folder, own = RunFolder.open(path), () if config.train.init_thresholds is None else learned_thresholds(net)
     try:
-        hand_over(trained_network(folder), net)
+        hand_over(trained_network(folder), net, own)
     except ConfigError as error:
         raise ConfigError(f"--train.init-from {path}: {error}") from None
     return {"train.init_from": fingerprint(folder.trained() / checkpoint.NETWORK)}
 
 
 @torch.no_grad()
-def hand_over(source: Network, net: Network) -> None:
+def hand_over(source: Network, net: Network, own: Collection[str] = ()) -> None:
     """Copies all that ``source`` has learned, and its statistics, into ``net``, by name.
 
     What stands behind a weight of ``source`` may be the latent one of a binary weight of ``net``, whose scale then
-    starts from it. Raises `ConfigError` where a tensor is missing, is one too many, or has another shape, and where
-    weights are made otherwise.
+    starts from it. Tensors with names in ``own`` stay as they are where ``source`` has none. Raises `ConfigError`
+    where a tensor is missing, is one too many, or has another shape, and where weights are made otherwise.
     """
     _check_made_alike(source, net)
     given = {_plain(name): tensor for name, tensor in source.state_dict().items()}
     wanted = {_plain(name): tensor for name, tensor in net.state_dict().items()}
     fresh = {node: names for node in net.synapses if (names := _of_scale(node)) and not names & given.keys()}
-    for name in set[str]().union(*fresh.values()):
+    for name in set[str]().union(*fresh.values(), own) - given.keys():
         del wanted[name]
     words = difference(_forms(given), _forms(wanted))
     if words:

@@ -1,14 +1,13 @@
-"""Whole jobs: train a configuration in a run folder, evaluate a run, compare learning rules (`resume` is apart)."""
+"""Whole jobs: train a configuration in a run folder, evaluate a run (`resume` is apart)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from onward.core import Network, evaluate
 from onward.core.errors import ShapeError
@@ -16,18 +15,18 @@ from onward.core.group import ALONE, Group
 from onward.core.objective import objectives
 from onward.core.run import MOST_STEPS
 from onward.data import Dataset, Loader
-from onward.report import curves
 from onward.train import checkpoint
 from onward.train.config import RunConfig
-from onward.train.events import Ended, OnEvent, Started, ignore
-from onward.train.fit import fit
-from onward.train.folder import RunFolder, write_json
+from onward.train.events import OnEvent, Started, ignore
+from onward.train.fit import fit, tested
+from onward.train.folder import SAMPLES, Interface, RunFolder
 from onward.train.interrupt import Interrupt
 from onward.train.lessons import Retention, figure, learn, retention
 from onward.train.members import Members, members
 from onward.train.memory import meter
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
+from onward.train.samples import shown
 from onward.train.score import score
 from onward.train.state import Fitted
 
@@ -56,8 +55,21 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A trained network, what it takes and gives, and the configuration it was trained with; ``label`` is its place."""
+
+    label: str
+    config: RunConfig
+    interface: Interface
+    net: Network
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What a trained network does on a data set; ``interval`` is Wilson's 95 % interval of the accuracy."""
+    """What a trained network does on a data set; ``interval`` is Wilson's 95 % interval of the accuracy.
+
+    ``run`` is the folder of its run, or the file that it was packed into.
+    """
 
     run: str
     data: str
@@ -111,6 +123,8 @@ def carry_out(
             learn(parts, config, start, folder=folder, fitted=fitted, on_event=on_event, stop=interrupt)
             stream = retention(parts.stream.names, fitted.matrix, fitted.leaks) if not fitted.interrupted else None
     accuracy, loss, reported = _stream_score(stream) if stream else _final(parts, config, folder, fitted)
+    if folder is not None:
+        _show_samples(parts, folder)
     if folder is not None and stream is not None:
         (folder.figures / "tasks.svg").write_text(figure(stream, title), encoding="utf-8")
     summary = Summary(
@@ -130,6 +144,13 @@ def carry_out(
     if folder is not None and not fitted.interrupted:
         folder.done(asdict(summary))
     return summary
+
+
+def _show_samples(parts: Parts, folder: RunFolder) -> None:
+    """Notes what the run's page shows of single samples."""
+    batch = parts.looked_at()
+    if batch is not None:
+        folder.note(SAMPLES, {"samples": shown(parts.net, parts.objective, batch, parts.chunk)})
 
 
 Tested = tuple[float | None, float | None, str]
@@ -153,21 +174,31 @@ def _final(parts: Parts, config: RunConfig, folder: RunFolder | None, fitted: Fi
             checkpoint.read_modules(folder.trained(), parts.net, parts.rule)
         parts.equalise()
     reported = f"epoch {best}, the best on held-out data" if best else f"epoch {progress.epoch}, the last"
-    found = score(parts.net, parts.objective, parts.tests[0], parts.device, parts.chunk)
+    found = tested(parts, parts.tests[0], "test", progress, folder)
     return found.accuracy, found.loss, reported
+
+
+def subject_of(folder: RunFolder, device: str = "cpu") -> Subject:
+    """The network of a run, on ``device``."""
+    return Subject(str(folder.path), folder.config(), folder.interface(), load_network(folder, device))
 
 
 def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evaluation:
     """The run's network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
-    net, loader, chunk = to_test(folder, data, device)
-    objective = objectives.build(folder.config().objective)
+    return examine(subject_of(folder, device), data, device)
+
+
+def examine(subject: Subject, data: Dataset, device: str = "cpu") -> Evaluation:
+    """A network on every sample of ``data``; raises `ShapeError` where the samples do not fit it."""
+    net, (loader, chunk) = subject.net, to_test(subject, data)
+    objective = objectives.build(subject.config.objective)
     batch = next(iter(loader.epoch(0)))
     x, y = batch.x.to(device), batch.y.to(device)
     with meter(device) as measured:
         evaluate(net, objective, x, y, chunk=chunk)
     result = score(net, objective, loader, device, chunk)
     return Evaluation(
-        run=str(folder.path),
+        run=subject.label,
         data=data.name,
         samples=result.samples,
         test_accuracy=result.accuracy,
@@ -179,22 +210,22 @@ def evaluate_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Evalu
     )
 
 
-def members_of_run(folder: RunFolder, data: Dataset, device: str = "cpu") -> Members:
-    """What each time step of the run's network knows of ``data``; raises `ShapeError` where the samples do not fit."""
-    net, loader, chunk = to_test(folder, data, device)
-    return members(net, loader, device, chunk)
+def members_of(subject: Subject, data: Dataset, device: str = "cpu") -> Members:
+    """What each time step of a network knows of ``data``; raises `ShapeError` where the samples do not fit."""
+    loader, chunk = to_test(subject, data)
+    return members(subject.net, loader, device, chunk)
 
 
-def to_test(folder: RunFolder, data: Dataset, device: str) -> tuple[Network, Loader, int]:
-    """The run's network, mini-batches of ``data`` for it, and the chunk that they are walked through in."""
-    config, interface = folder.config(), folder.interface()
+def to_test(subject: Subject, data: Dataset) -> tuple[Loader, int]:
+    """Mini-batches of ``data`` for the network, and the chunk that they are walked through in."""
+    config, interface = subject.config, subject.interface
     if tuple(data.features) != interface.features:
         raise ShapeError(
             f"{data.name} has samples of shape {list(data.features)}; this network was trained on "
             f"{list(interface.features)}"
         )
     loader = Loader(data, config.train.batch_size, data.steps or config.train.steps or 1, shuffle=False)
-    return load_network(folder, device), loader, min(config.train.chunk or MOST_STEPS, loader.steps)
+    return loader, min(config.train.chunk or MOST_STEPS, loader.steps)
 
 
 def interval(percent: float, samples: int) -> tuple[float, float]:
@@ -207,69 +238,3 @@ def interval(percent: float, samples: int) -> tuple[float, float]:
     centre, width = p + z * z / (2 * samples), z * sqrt(p * (1 - p) / samples + (z / (2 * samples)) ** 2)
     scale = 100 / (1 + z * z / samples)
     return (centre - width) * scale, (centre + width) * scale
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One summary for each rule, and where the picture and the runs are.
-
-    ``differs`` has the fields, other than the rule's, that are not the same for all: for each label its value or name.
-    """
-
-    folder: str
-    figure: str
-    runs: dict[str, Summary]
-    differs: dict[str, dict[str, Any]]
-
-
-def compare(configs: Mapping[str, RunConfig], on_event: OnEvent = ignore) -> Comparison:
-    """Trains each configuration, keyed by a label, under one folder; draws accuracy over epochs as an SVG.
-
-    Ctrl-C ends the run at hand and starts no other.
-    """
-    first = next(iter(configs.values()))
-    folder = RunFolder.create(Path(first.train.out), f"compare-{first.data.name}-{first.model.name}")
-    runs: dict[str, Summary] = {}
-    for label, config in configs.items():
-        runs[label] = train(_inside(config, folder.path), on_event, label)
-        if runs[label].interrupted:
-            on_event(Ended("the rules after this one were not run"))
-            break
-    figure = folder.figures / "accuracy.svg"
-    figure.write_text(_accuracy_figure(runs, configs), encoding="utf-8")
-    comparison = Comparison(str(folder.path), str(figure), runs, _differing(configs))
-    write_json(folder.path / "comparison.json", asdict(comparison))
-    return comparison
-
-
-def _inside(config: RunConfig, out: Path) -> RunConfig:
-    return config.model_copy(update={"train": config.train.model_copy(update={"out": str(out)})})
-
-
-def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
-    trees = [config.model_dump(exclude={"rule"}) for config in configs.values()]
-    return {".".join(path): dict(zip(configs, values, strict=True)) for path, values in _unequal(trees, ())}
-
-
-def _unequal(trees: Sequence[Mapping[str, Any]], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Fields in which the trees differ, and their values; of a choice its name, or its options where names agree."""
-    for key in trees[0]:
-        here, values = (*path, key), [tree[key] for tree in trees]
-        names = [value.get("name") if isinstance(value, Mapping) else value for value in values]
-        if any(name != names[0] for name in names):
-            yield here, names
-        elif isinstance(values[0], Mapping):
-            yield from _unequal(values, here)
-
-
-def _accuracy_figure(runs: Mapping[str, Summary], configs: Mapping[str, RunConfig]) -> str:
-    series = {label: list(_accuracies(RunFolder(Path(summary.run)))) for label, summary in runs.items()}
-    judged = "held-out" if any(config.train.validation for config in configs.values()) else "test"
-    subjects = dict.fromkeys(f"{config.data.name}, {config.model.name}" for config in configs.values())
-    return curves(series, " / ".join(subjects), "epoch", f"{judged} accuracy (%)")
-
-
-def _accuracies(folder: RunFolder) -> Iterable[tuple[float, float]]:
-    for line in folder.metrics():
-        if line["score"] is not None:
-            yield line["epoch"], line["score"]["accuracy"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onward._tensors import fingerprint
 from onward.core import (
     GradSink,
     KeyedDraws,
@@ -43,6 +44,8 @@ from onward.train.folder import Interface
 from onward.train.inherit import start
 from onward.train.leakage import Starts
 from onward.train.networks import build_network, check_device
+from onward.train.observe import Observer, probe_batch
+from onward.train.rectified import start_thresholds
 from onward.train.teacher import read_teacher, teacher_files
 from onward.train.update import Updater
 from onward.transforms import Transform, Updates, freeze_after_first, transforms
@@ -77,6 +80,7 @@ class Parts:
     chunk: int
     group: Group
     norms: Group
+    observer: Observer
     files: Mapping[str, Mapping[str, int | str]]
 
     def share(self, number: int) -> Share:
@@ -93,9 +97,24 @@ class Parts:
         return self.validation or self.tests[self.task]
 
     @property
+    def judged_on(self) -> str:
+        """What the judge's data are called."""
+        return "validation" if self.validation else "test"
+
+    @property
     def task(self) -> int:
         """The task of the lesson at hand; of several, the last one."""
         return self.stream.lessons[self.lesson][-1]
+
+    def looked_at(self) -> Batch | None:
+        """The samples that layers are looked at on, if there are any."""
+        judge, samples = self.judge, self.observer.probe.samples
+        return probe_batch(judge.dataset, samples, judge.steps, self.device) if samples else None
+
+    def observed(self, epoch: int) -> dict[str, Any]:
+        """What there is to note after an epoch, for the run's page."""
+        batch = self.looked_at()
+        return {} if batch is None else self.observer(self.net, self.rule, self.objective, batch, epoch)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The mini-batches of an epoch from number ``first`` on, on the device."""
@@ -183,10 +202,13 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
     interface = Interface(tuple(first.features), stream.classes, stream.heads)
     teaching = distils.build(config.distil, lambda path: read_teacher(path, interface, device))
     net = build_network(config, interface)
-    files = {**files_read(config.optim), **teacher_files(config.distil), **start(config, net)}
+    rule = rules.build(config.rule)
+    told = {f"rule.{option}": fingerprint(path) for option, path in rule.files().items()}
+    files = {**files_read(config.optim), **told, **teacher_files(config.distil), **start(config, net)}
     net = net.to(device)
+    start_thresholds(config.train, net, first, steps)
     config = config.model_copy(update={"objective": resolve_objective(config)})
-    rule, objective, draws = rules.build(config.rule), objectives.build(config.objective), KeyedDraws(config.seed)
+    objective, draws = objectives.build(config.objective), KeyedDraws(config.seed)
     check_stream(config, rule)
     teaching.check(objective)
     sample = first.batch(torch.arange(1), steps).x.to(device)
@@ -222,6 +244,7 @@ def assemble(config: RunConfig, group: Group = ALONE) -> tuple[Parts, RunConfig]
         chunk=chunk,
         group=group,
         norms=group if config.train.norm == "synchronised" else ALONE,
+        observer=Observer(config.probe, config.rule, draws, chunk),
         files=files,
     )
     check_parts(parts)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from onward.core import Network, Objective, Rates, evaluate
 from onward.core.glue import turn
@@ -28,17 +30,30 @@ class Score:
         return self.samples / self.seconds
 
 
-def score(net: Network, objective: Objective, loader: Loader, device: str = "cpu", chunk: int | None = None) -> Score:
+def unheard(labels: Tensor, predicted: Tensor) -> None:
+    """What hears of predictions and does nothing."""
+
+
+def score(
+    net: Network,
+    objective: Objective,
+    loader: Loader,
+    device: str = "cpu",
+    chunk: int | None = None,
+    hear: Callable[[Tensor, Tensor], object] = unheard,
+) -> Score:
     """Evaluates ``net`` on every sample of ``loader``, all processes together: no noise, no gradient.
 
-    Memory O(chunk) in time.
+    ``hear`` is told the labels and predictions of every mini-batch of this process. Memory O(chunk) in time.
     """
     began, correct, loss, samples, rates = perf_counter(), 0, 0.0, 0, Rates()
     for batch in loader.epoch(0):
         y = batch.y.to(device)
         turn(net, batch.task)
         outcome = evaluate(net, objective, batch.x.to(device), y, chunk=chunk, watch=rates)
-        correct += int((objective.predict(outcome.evidence) == y).sum())
+        predicted = objective.predict(outcome.evidence)
+        hear(y, predicted)
+        correct += int((predicted == y).sum())
         loss += float(outcome.loss) * len(y)
         samples += len(y)
     sums = torch.tensor([correct, loss, samples], dtype=torch.float64)

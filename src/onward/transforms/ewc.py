@@ -136,7 +136,9 @@ class EWC(Transform):
 class EWCOptions(Choice):
     """Options of elastic weight consolidation."""
 
-    strength: float = Field(1e4, ge=0, description="of the pull towards earlier weights")
+    strength: float = Field(
+        100.0, ge=0, description="of the pull towards earlier weights; too much of it, for the rate, diverges"
+    )
 
 
 def _build(choice: Any, net: Network, inner: Sink, rule: LearningRule, draws: Draws, tasks: int) -> Transform:  # noqa: ARG001

@@ -113,13 +113,21 @@ def test_a_saved_configuration_is_a_recipe(flags: list[str], capsys: pytest.Capt
     assert second["test_loss"] == first["test_loss"]
 
 
-def test_compare_json_and_picture(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "--rules", "bp,dfa", *flags, "--json"]) == 0
+def test_compare_rules_and_seeds(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["compare", "--rules", "bp,dfa", "--seeds", "0", *flags, "--to", "here", "--json"]
+    assert main(told) == 0
     captured = capsys.readouterr()
     result = last_line(captured.out)
-    assert set(result["runs"]) == {"bp", "dfa"}
-    assert Path(result["figure"]).is_file()
+    assert [row["label"] for row in result["rows"]] == ["bp", "dfa"]
+    assert result["runs"]["bp"][0]["test_accuracy"] == result["rows"][0]["test_accuracy"]["mean"]
+    assert Path(result["page"]).read_text().startswith("<!DOCTYPE html>")
+    assert json.loads(Path("here/comparison.json").read_text()) == result
     assert "weight" in captured.err
+    assert "2 of 2" in captured.err
+    assert main(["compare", "here", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert last_line(captured.out) == result
+    assert " of 2: " not in captured.err, "nothing was missing"
 
 
 def test_compared_rules_keep_the_options_given_for_them() -> None:
@@ -220,6 +228,14 @@ def test_a_check_that_fails_is_told_and_is_exit_code_1(
         (["bench", "--threads", "two"], ["--threads: two", "a whole number"]),
         (["bench", "--figure"], ["`onward bench`", "--figure", "nothing was given"]),
         (["compare", "--rules", "dfa,dfa"], ["dfa,dfa"]),
+        (["compare", "--seeds", "0,one"], ["--seeds: 0,one", "such as 0,1,2"]),
+        (["compare", "--seeds", "1,1"], ["--seeds", "different"]),
+        (["compare", "--threads", "0"], ["--threads: 0", "at least 1"]),
+        (["compare", "--cores", "0"], ["0 cores", "at least 1"]),
+        (["compare", "--launcher", "slrum"], ["slrum", "did you mean 'slurm'"]),
+        (["compare", "--row", "BP"], ["--row", "a recipe that has rows"]),
+        (["compare", "."], [". is not the folder of a comparison"]),
+        (["compare", ".", "--rule", "bptt"], ["goes on as it was begun", "--rule"]),
         (["rules", "--jsn"], ["--jsn", "--json"]),
         (["train", "--data", "mine.csv"], ["mine.csv: no such file", ".npz"]),
     ],
@@ -358,3 +374,14 @@ def test_comparisons_are_for_one_process(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["compare", *flags]) == USER_ERROR
     assert "start it without torchrun" in capsys.readouterr().err
+
+
+def test_the_same_command_again_goes_on_with_its_run(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["train", *flags, "--train.out", "here", "--continue", "--json"]
+    assert main(told) == 0
+    first = last_line(capsys.readouterr().out)
+    monkeypatch.setattr("onward.train.launch.fit", None)  # a run that has ended is not trained again
+    assert main(told) == 0
+    assert last_line(capsys.readouterr().out) == first

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onward.cli import USER_ERROR, main
 from onward.cli.memplan import bytes_of
 from onward.core.errors import ConfigError
-from onward.train.memplan import ORDER
+from onward.plan.predict import ORDER
 
 
 @pytest.fixture

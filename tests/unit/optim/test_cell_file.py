@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from onward._tensors import CheckpointError, about, packed
 from onward.core.errors import ConfigError, OnwardError
 from onward.optim import Architecture, initial_cell, optimizers, read_cell, read_record, write_cell
-from onward.optim.cell_file import FORMAT, KEY
+from onward.optim.cell_file import CELL, FORMAT
 
 
 def written(path: Path, **options: Any) -> Path:
@@ -23,7 +23,7 @@ def written(path: Path, **options: Any) -> Path:
 
 
 def forged(path: Path, text: str) -> Path:
-    path.write_bytes(packed(initial_cell(Architecture(), 0).state_dict(), {KEY: text}))
+    path.write_bytes(packed(initial_cell(Architecture(), 0).state_dict(), {CELL.key: text}))
     return path
 
 

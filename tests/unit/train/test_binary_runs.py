@@ -225,6 +225,42 @@ def test_the_command_packs(packable: RunFolder, capsys: pytest.CaptureFixture[st
     assert "nothing to pack; train one with --weights binary" in capsys.readouterr().err
 
 
+def test_a_packed_file_is_tested_as_its_run_is(
+    packable: RunFolder, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same accuracy, loss and members, without the run's folder; where the data are is for whoever reads to say."""
+    path, data = tmp_path / "small.safetensors", ["--data.file", str(data_file)]
+    pack_run(packable, path)
+    told = []
+    for place in (packable.path, path):
+        assert main(["eval", str(place), "--members", *data, "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
+    assert told[0]["test_loss"] == pytest.approx(told[1]["test_loss"], rel=1e-6)  # scales are multiplied in last
+    for key in ("data", "samples", "test_accuracy", "interval", "rates", "members"):
+        assert told[0][key] == told[1][key]
+    assert told[1]["run"] == str(path)
+    assert str(data_file) not in path.read_bytes().decode(errors="replace")
+    assert main(["eval", str(path)]) == USER_ERROR
+    assert main(["eval", str(data_file), *data]) == USER_ERROR
+    assert "announces a header of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"name": "mlp", "hidden": [10**12]}, "does not hold the network that it describes"),
+        ({"name": "mlp", "hidden": [10**18, 10**18]}, "describes no network"),
+        ({"name": "spikformer", "blocks": 10**9}, "describes a network of more than"),
+    ],
+)
+def test_a_packed_file_cannot_ask_for_more_than_it_holds(tmp_path: Path, model: dict, says: str) -> None:
+    path = tmp_path / "bomb.safetensors"
+    told = {"format": 1, "model": model, "neuron": "lif", "weights": "real", "features": [3, 8, 8], "classes": 3}
+    path.write_bytes(packed({"x": torch.zeros(1)}, {"onward.packed": json.dumps(told)}))
+    with pytest.raises(CheckpointError, match=says):
+        read_packed(path)
+
+
 def test_packed_files_are_checked(packable: RunFolder, tmp_path: Path) -> None:
     path = Path(pack_run(packable).file)
     with pytest.raises(ConfigError, match="there is no such file; expected a file that `onward pack` wrote"):

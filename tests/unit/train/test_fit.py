@@ -21,7 +21,6 @@ from onward.train import (
     Saved,
     Started,
     assemble,
-    compare,
     evaluate_run,
     fit,
     parse_tokens,
@@ -195,16 +194,6 @@ def test_a_run_is_evaluated_on_its_own_and_on_other_data(config: RunConfig, data
         evaluate_run(folder, evaluation_data(folder.config(), str(tmp_path / "wide.npz"), None, []))
     with pytest.raises(ConfigError, match="splits train and test"):
         evaluation_data(folder.config(), None, "validation", [])
-
-
-def test_rules_side_by_side(config: RunConfig) -> None:
-    labels = ("ottt", "dfa")
-    result = compare({label: parse_tokens(["--rule", label], config) for label in labels})
-    assert tuple(result.runs) == labels
-    picture = Path(result.figure).read_text()
-    assert picture.startswith("<svg")
-    assert all(label in picture for label in labels)
-    assert json.loads((Path(result.folder) / "comparison.json").read_text())["runs"].keys() == set(labels)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

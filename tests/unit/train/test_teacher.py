@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from onward.core.errors import ConfigError
+from onward.meta.config import MetaRecipe
 from onward.train import RunFolder, evaluate_run, memory, parse_tokens, resume, train
 from onward.train.folder import DATA, DONE
-from onward.train.meta_config import MetaRecipe
 from onward.train.source import evaluation_data
 from reference.runs import assert_same_run, cut, straight
 

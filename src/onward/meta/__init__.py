@@ -1,0 +1,1 @@
+"""Meta-training: optimisers that learn on networks trained from the start, again and again."""
