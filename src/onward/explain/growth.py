@@ -13,9 +13,9 @@ from onward.core.objective import Mean
 from onward.core.run import fit_chunk
 from onward.explain.tiny import MakeNeuron
 from onward.rules import rules
-from onward.train.footprint import GRADIENTS, Stage, runs
-from onward.train.onpaper import act
-from onward.train.outline import outline
+from onward.plan.footprint import GRADIENTS, Stage, runs
+from onward.plan.onpaper import act
+from onward.plan.outline import outline
 
 WIDTH, CLASSES, BATCH = 64, 10, 32
 STEPS, LAYERS = (4, 64), (3, 12)
