@@ -1,6 +1,6 @@
-"""A network of three layers and four time steps, with a neuron in every layer that probes credit and disturbs nothing.
+"""A network of four layers and four time steps, with a neuron in every layer that probes credit and disturbs nothing.
 
-    inputs + 1 -> 5 + 1 neurons -> 5 + 1 neurons -> 3 outputs
+    inputs + 1 -> 5 + 1 neurons -> 5 + 1 neurons -> 5 + 1 neurons -> 3 outputs
 
 The last unit of every layer, the *probe*, is driven by the last input alone, and weighs nothing (or ``heard``) in what
 others hear. So spikes of a probe change no output, and the gradient of its outgoing weights shows how a rule pairs a
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ from onward.core import Feedback, Frames, Network, Neuron
 from onward.core.graph import Node
 from onward.surrogates import Surrogate
 
-STEPS, SAMPLES, INPUTS, WIDTH, CLASSES = 4, 2, 4, 5, 3
+STEPS, SAMPLES, INPUTS, WIDTH, HIDDEN, CLASSES = 4, 2, 4, 5, 3, 3
 PROBE = -1
 """The place of the probe in every layer."""
 RATE = 0.4
 """Spikes a neuron and step that weights are scaled towards."""
 FACTORS = tuple(2.0**k for k in range(-4, 6))
+BACK = 0.1
+"""How strong a loop is, beside a weight from layer to layer."""
 MakeNeuron = Callable[[], Neuron]
 
 
@@ -47,7 +50,7 @@ class Tiny:
 
     def frames(self, pulses: Tensor) -> Frames:
         """The stimulus, and in the first sample spikes of the probes at the steps where ``pulses`` ``[T]`` is 1."""
-        probe = torch.zeros(len(pulses), SAMPLES, 1, dtype=torch.float64)
+        probe = torch.zeros(STEPS, SAMPLES, 1, dtype=torch.float64)
         probe[:, 0, 0] = pulses
         return Frames(torch.cat([self.stimulus, probe], 2))
 
@@ -57,34 +60,39 @@ class Tiny:
         return torch.arange(SAMPLES) % CLASSES
 
 
-def tiny(make: MakeNeuron, cyclic: bool, steps: int = STEPS, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
-    """The network with neurons from ``make``; ``cyclic``: the second layer speaks to the first one.
+def tiny(make: MakeNeuron, cyclic: bool, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
+    """The network with neurons from ``make``; ``cyclic``: the last hidden layer speaks to the first one.
 
-    ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes the second layer's neurons.
+    ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes the last hidden layer's neurons.
     """
     random = torch.Generator().manual_seed(3)
-    stimulus = (torch.rand(steps, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
-    signal, height, neurons, weights = stimulus, 1.0, [make(), make()], []
+    stimulus = (torch.rand(STEPS, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
+    neurons, weights, signal, height = [make() for _ in range(HIDDEN)], list[Tensor](), stimulus, 1.0
     for neuron in neurons:
         weight, signal = _scaled(neuron, signal, random)
         pulse = _pulse(neuron)
         weights.append(_with_probe(weight, heard, pulse / height))
         height = _height(neuron, pulse)
     readout = torch.randn(CLASSES, WIDTH, generator=random, dtype=torch.float64) / height
-    last = torch.cat([readout, torch.full((CLASSES, 1), heard, dtype=torch.float64)], 1)
+    weights.append(torch.cat([readout, torch.full((CLASSES, 1), heard, dtype=torch.float64)], 1))
     if deaf:
-        muted: Any = neurons[1]
-        muted.surrogate = Deaf()
-    first, second, third = map(_linear, (*weights, last))
-    if not cyclic:
-        net = Network(nn.Sequential(first, neurons[0], second, neurons[1], third))
-    else:
-        back = torch.randn(WIDTH + 1, WIDTH + 1, generator=random, dtype=torch.float64) * (0.1 / height)
-        back[PROBE], back[:, PROBE] = 0, 0
-        body = nn.Sequential(neurons[0], second, neurons[1])
-        net = Network(nn.Sequential(Feedback(first, body, _linear(back)), third))
-    layers = tuple(node for layer in (first, second, third) for node in net.synapses if node.module is layer)
-    return Tiny(net, layers, stimulus)
+        last: Any = neurons[-1]
+        last.surrogate = Deaf()
+    layers = [_linear(weight) for weight in weights]
+    net = Network(_looped(neurons, layers, BACK / height, random) if cyclic else _stack(neurons, layers))
+    return Tiny(net, tuple(node for layer in layers for node in net.synapses if node.module is layer), stimulus)
+
+
+def _stack(neurons: list[Neuron], layers: list[nn.Linear]) -> nn.Sequential:
+    return nn.Sequential(*chain(*zip(layers, neurons, strict=False)), layers[-1])
+
+
+def _looped(neurons: list[Neuron], layers: list[nn.Linear], scale: float, random: torch.Generator) -> nn.Sequential:
+    back = torch.randn(WIDTH + 1, WIDTH + 1, generator=random, dtype=torch.float64) * scale
+    back[PROBE], back[:, PROBE] = 0, 0
+    entry, *above, readout = layers
+    body = nn.Sequential(neurons[0], *chain(*zip(above, neurons[1:], strict=True)))
+    return nn.Sequential(Feedback(entry, body, _linear(back)), readout)
 
 
 def _linear(weight: Tensor) -> nn.Linear:
@@ -115,7 +123,7 @@ def _scaled(neuron: Neuron, signal: Tensor, random: torch.Generator) -> tuple[Te
 
 @torch.no_grad()
 def _pulse(neuron: Neuron) -> float:
-    """Half as much again as the least drive of one step that is answered by one spike."""
+    """A fifth more than the least drive of one step that is answered by a spike at once."""
     for factor in FACTORS:
         drive = torch.zeros(STEPS, 1, 1, dtype=torch.float64)
         drive[0] = factor
