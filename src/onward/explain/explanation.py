@@ -141,7 +141,9 @@ def _needs(traits: Traits, found: Traced) -> Iterator[str]:
     if traits.backward == "time":
         yield "a backward pass through all layers and all steps"
     elif traits.backward == "step":
-        yield "a backward pass through layers" + (" of mean rates, once a sequence" if traits.rate else " at every step")
+        yield "a backward pass through layers" + (
+            " of mean rates, once a sequence" if traits.rate else " at every step"
+        )
     if found.own:
         yield f"memory of its own: {', '.join(found.own)}"
     if found.learned:

@@ -12,47 +12,49 @@ from onward.core import CrossEntropy, Frames, KeyedDraws, Network, PerStep, Read
 from onward.core.objective import Mean
 from onward.core.run import fit_chunk
 from onward.explain.tiny import MakeNeuron
-from onward.rules import rules
 from onward.plan.footprint import GRADIENTS, Stage, runs
 from onward.plan.onpaper import act
 from onward.plan.outline import outline
+from onward.rules import rules
 
 WIDTH, CLASSES, BATCH = 64, 10, 32
-STEPS, LAYERS = (4, 64), (3, 12)
+STEPS, LAYERS = (4, 16, 32, 48, 64), (3, 6, 9, 12)
 """What is compared; the first of each is the base of the other."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes beside weights and gradients: after `STEPS` time steps, and with `LAYERS` layers."""
+    """Bytes beside weights and gradients: after each of `STEPS` time steps, and with each of `LAYERS` layers."""
 
-    steps: tuple[int, int]
-    layers: tuple[int, int]
+    steps: tuple[int, ...]
+    layers: tuple[int, ...]
 
     @property
     def in_time(self) -> float:
         """How many times more for 16 times the steps."""
-        return self.steps[1] / self.steps[0]
+        return self.steps[-1] / self.steps[0]
 
     @property
     def in_depth(self) -> float:
         """How many times more for 4 times the layers."""
-        return self.layers[1] / self.layers[0]
+        return self.layers[-1] / self.layers[0]
 
 
 def growth(choice: Any, make: MakeNeuron) -> Growth:
-    """The growth of the rule that ``choice`` describes, for layers of 64 neurons and 32 samples; nothing is trained."""
+    """The growth of the rule that ``choice`` describes, for layers of 64 neurons and 32 samples; nothing is trained.
+
+    Raises what `LearningRule.bind` does.
+    """
     base = held(choice, make, LAYERS[0], STEPS[0])
-    return Growth(
-        (base, held(choice, make, LAYERS[0], STEPS[1])), (base, held(choice, make, LAYERS[1], STEPS[0]))
-    )
+    steps = [held(choice, make, LAYERS[0], steps) for steps in STEPS[1:]]
+    layers = [held(choice, make, layers, STEPS[0]) for layers in LAYERS[1:]]
+    return Growth((base, *steps), (base, *layers))
 
 
 def held(choice: Any, make: MakeNeuron, layers: int, steps: int) -> int:
     """Bytes at the peak beside weights and gradients: what a mini-batch holds, and what the rule keeps."""
     rule, net = rules.build(choice), _stack(make, layers)
-    torch.manual_seed(0)
-    sample = Frames((torch.rand(steps, BATCH, WIDTH) < 0.5).float())
+    sample = Frames(torch.ones(steps, BATCH, WIDTH))
     objective = Readout(CrossEntropy(), Mean()) if rule.traits.rate else PerStep(CrossEntropy())
     draws = KeyedDraws(0)
     rule.bind(net, objective, sample, draws)

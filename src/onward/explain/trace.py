@@ -98,7 +98,9 @@ def claimed(traits: Traits, cyclic: bool) -> Traced:
         time = "loss" if traits.from_loss else "rates"
     within = torch.eye(STEPS)
     posts = torch.ones(STEPS, 1) if traits.rate else within + torch.ones(STEPS, STEPS).triu(1) * back
-    route = Route(time) if traits.from_loss else Route(time, _matrix(within if not traits.rate else posts), _matrix(posts))
+    route = (
+        Route(time) if traits.from_loss else Route(time, _matrix(within if not traits.rate else posts), _matrix(posts))
+    )
     through = traits.backward != "none" or traits.weight_transport
     direct = not (through or traits.from_loss)
     silent = tuple(((False,) * units,) * STEPS for units in (INPUTS, *[WIDTH] * HIDDEN))
