@@ -23,8 +23,9 @@ GRID: dict[str, Registry[Any]] = {"temporal": temporals, "spatial": spatials, "l
 """The axes of the credit grid, by the field of an online rule that chooses on each."""
 
 LETTERS = {
-    "alpha": "α", "beta": "β", "delta": "δ", "ebar": "ē", "eps": "ε", "eta": "η", "gamma": "γ", "kappa": "κ", "lam": "λ",
-    "lambda": "λ", "psi": "ψ", "rho": "ρ", "sigma": "σ", "sqrt": "√", "sum": "Σ", "tau": "τ", "theta": "θ",
+    "alpha": "α", "beta": "β", "delta": "δ", "ebar": "ē", "eps": "ε", "eta": "η", "gamma": "γ", "kappa": "κ",  # noqa: RUF001
+    "lam": "λ", "lambda": "λ", "psi": "ψ", "rho": "ρ", "sigma": "σ", "sqrt": "√", "sum": "Σ", "tau": "τ",  # noqa: RUF001
+    "theta": "θ",
 }  # fmt: skip
 WORDS = re.compile(rf"(?<![A-Za-z])(d?)({'|'.join(sorted(LETTERS, key=len, reverse=True))})(?![a-z])")
 RAISED = dict(zip("0123456789+-TlNt", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵀˡᴺᵗ", strict=True))
@@ -32,21 +33,16 @@ SIGNS = {"<-": "←", "->": "→", "<=": "≤", ">=": "≥", "+-": "±", "||": "
 CELL = re.compile(r"\S+(?: \S+)*")
 
 
-def equations(choice: Choice) -> list[str]:
-    """The equations of the rule that ``choice`` describes, a block of lines each; none where its file states none.
+def entries(choice: Choice) -> Iterator[tuple[str, Entry[Any]]]:
+    """The registry's entry of a rule, and those of its choices on the credit grid, with what they are called.
 
-    >>> equations(rules.parse("sltt"))[-1]
-    'g^l[t] = (W^{l+1})^T delta^{l+1}[t]'
+    >>> [of for of, _ in entries(rules.parse("sltt"))]
+    ['rule sltt', 'temporal sltt', 'spatial bp', 'local none']
     """
-    return [block for entry in entries(choice) for block in stated(entry)]
-
-
-def entries(choice: Choice) -> Iterator[Entry[Any]]:
-    """The registry's entry of a rule, and those of its choices on the credit grid."""
-    yield rules.entry(choice.name)
+    yield f"rule {choice.name}", rules.entry(choice.name)
     for axis, registry in GRID.items():
         if (part := getattr(choice, axis, None)) is not None:
-            yield registry.entry(part.name)
+            yield f"{axis} {part.name}", registry.entry(part.name)
 
 
 def stated(entry: Entry[Any]) -> list[str]:

@@ -6,159 +6,121 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onward.core.errors import UnknownName
+from onward.core.errors import ConfigError, OnwardError, UnknownName
 from onward.core.registry import Choice
 from onward.core.rule import Traits
-from onward.explain.equations import GRID, equations
-from onward.explain.growth import LAYERS, STEPS, Growth, growth
-from onward.explain.trace import Traced, traced
+from onward.explain.equations import GRID, entries, printed, stated
+from onward.explain.growth import Growth, growth
+from onward.explain.trace import Traced, claimed, traced
+from onward.explain.wording import Told, told
 from onward.neurons import neurons
 from onward.rules import rules
 from onward.train import RunConfig, parse_tokens
 
 UNKNOWN = "not stated"
-PLAIN = ("--rule", "online", "--rule.temporal", "sltt", "--rule.spatial", "dfa", "--rule.local", "none")
+ANY_CELL = "online"
+PLAIN = ("--rule", ANY_CELL, "--rule.temporal", "sltt", "--rule.spatial", "dfa", "--rule.local", "none")
 """The cell in which a single choice of the grid is shown."""
-NAMES = ("layer 1", "layer 2", "the readout")
+BESIDE = "bptt"
+"""The rule whose memory stands beside the others'."""
 
-IN_TIME = {
-    "trace": "a synapse keeps a fading trace of the spikes it heard, and each step's error meets that trace",
-    "instant": "each step's error meets the spikes of the same step alone",
-    "back in time": "errors are carried back from step to step, and meet spikes of all steps before",
-    "rates": "spikes of all steps become one mean, which meets one error of the whole sequence",
-    "loss": "spikes of the synapse play no part: every weight moves along a direction of its own",
-}
+
+@dataclass(frozen=True)
+class Source:
+    """Where a rule, or a part ``of`` it, comes from."""
+
+    of: str
+    paper: str
+    published: str
+    inferred: str
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that `onward explain` says of a rule; ``entry`` is what was asked for, ``choice`` the rule with its options."""
+    """All that `onward explain` says of a rule.
+
+    ``name`` is what was asked for, ``cell`` its place on the credit grid where it has one, ``choice`` the rule with its
+    options. ``equations`` are pairs of what they are of and their lines. ``untraced`` says why ``traced`` is what the
+    traits claim, where no experiment was possible; ``growth`` is None then. ``beside`` is that of back-propagation
+    through time.
+    """
 
     name: str
     meaning: str
+    cell: str
     choice: Choice
-    equations: tuple[str, ...]
-    local: tuple[str, ...]
-    transported: tuple[str, ...]
-    memory: tuple[str, ...]
-    needs: tuple[str, ...]
-    paper: str
-    published: str
-    inferred: str
+    equations: tuple[tuple[str, str], ...]
+    told: Told
+    sources: tuple[Source, ...]
     traits: Traits
     traced: Traced
-    growth: Growth
+    untraced: str
+    growth: Growth | None
+    beside: Growth
 
     def mapping(self) -> dict[str, Any]:
         """All of it as plain values."""
         return {**asdict(self), "choice": self.choice.model_dump()}
 
 
-def explain(name: str, *flags: str) -> Explanation:
+def explain(name: str = "", *flags: str) -> Explanation:
     """Explains the rule or the choice of the credit grid called ``name``; ``flags`` are those of ``onward train``.
 
-    Trains a tiny network some forty times. Raises `UnknownName` with near names.
+    Without a name, the rule that the flags choose. Trains a tiny network some forty times. Raises `UnknownName` with
+    near names, and what `parse_tokens` raises.
 
-    >>> explain("dfa").traced.routes[0].through
-    False
+    >>> explain("dfa").traced.direct
+    True
     """
     config = parse_tokens([*_flags(name), *flags])
-    return _explained(name, config)
+    if name in rules.names() and config.rule.name != name:
+        raise ConfigError(f"{name} was given, and --rule {config.rule.name}; expected one of them")
+    return _explained(name or config.rule.name, config)
 
 
 def _flags(name: str) -> tuple[str, ...]:
-    if name in rules.names():
-        return ("--rule", name)
+    """The flags that choose what is called ``name``."""
+    if not name or name in rules.names():
+        return ("--rule", name) if name else ()
     for axis, registry in GRID.items():
         if name in registry.names():
             return (*PLAIN, f"--rule.{axis}", name)
-    known = {*rules.names(), *(known for registry in GRID.values() for known in registry.names())}
-    raise UnknownName("rule", name, known)
+    raise UnknownName("rule", name, {*rules.names(), *(known for grid in GRID.values() for known in grid.names())})
 
 
 def _explained(name: str, config: RunConfig) -> Explanation:
     def make():
         return neurons.build(config.neuron)
 
-    choice, rule = config.rule, rules.build(config.rule)
-    found = traced(choice, lambda: make().double(), config.model.name == "feedback")
-    grown = growth(choice, make)
-    entry = next(r.entry(name) for r in (rules, *GRID.values()) if name in r.names())
-    facts = {key: str(entry.facts.get(key, UNKNOWN)) for key in ("paper", "published", "inferred")}
+    choice, traits, cyclic = config.rule, rules.build(config.rule).traits, config.model.name == "feedback"
+    untraced, grown = "", None
+    try:
+        found, grown = traced(choice, lambda: make().double(), cyclic), growth(choice, make)
+    except OnwardError as error:
+        found, untraced = claimed(traits, cyclic), str(error)
+    beside = growth(rules.parse(BESIDE), make)
+    entry = next(registry.entry(name) for registry in (rules, *GRID.values()) if name in registry.names())
     return Explanation(
-        name, entry.summary, choice, tuple(equations(choice)),
-        tuple(_local(found)), tuple(_transported(found, choice)), tuple(_memory(rule.traits, grown)),
-        tuple(_needs(rule.traits, found)), **facts, traits=rule.traits, traced=found, growth=grown,
+        name, entry.summary, _cell(choice), choice, tuple(_equations(choice)), told(traits, found, grown, beside),
+        tuple(_sources(name, choice)), traits, found, untraced, grown, beside,
     )  # fmt: skip
 
 
-def _local(found: Traced) -> Iterator[str]:
-    """How presynaptic spikes and errors meet, by layer, layers that are alike together."""
-    kinds: dict[str, list[str]] = {}
-    for layer, route in zip(NAMES, found.routes, strict=True):
-        kinds.setdefault(route.time, []).append(layer)
-    for kind, layers in kinds.items():
-        where = "every layer" if len(layers) == len(NAMES) else " and ".join(layers)
-        yield f"{where}: {IN_TIME[kind]}"
+def _cell(choice: Choice) -> str:
+    """The place of a rule on the credit grid, where it has one."""
+    _, *parts = entries(choice)
+    return ", ".join(of for of, _ in parts)
 
 
-def _transported(found: Traced, choice: Choice) -> Iterator[str]:
-    first, local = found.routes[0], getattr(choice, "local", None)
-    by = {
-        "weights": "the transposed weights",
-        "signs": "the signs of the weights",
-        "nothing": "matrices of their own in the place of the weights",
-    }
-    if first.time == "loss":
-        yield "no error reaches a layer: what the loss did travels, the same few numbers for all weights"
-    if first.through:
-        yield f"errors come down layer by layer, through {by[found.read]} (shown by making layer 2 deaf to them)"
-    if first.direct and local is not None and local.name != "none":
-        yield "hidden layers are taught by readouts of their own too, which pass no other layer"
-    elif first.direct:
-        yield "each hidden layer is told straight from the output, past the layers between"
-    if first.time != "loss" and found.read == "nothing":
-        yield "no weight is read backwards: a neuron that nobody hears is taught all the same"
-    elif first.time != "loss":
-        yield f"a neuron learns by what it weighs in the next layer: {by[found.read]} are read backwards"
+def _equations(choice: Choice) -> Iterator[tuple[str, str]]:
+    for of, entry in entries(choice):
+        for block in stated(entry):
+            yield of, printed(block)
 
 
-def _memory(traits: Traits, grown: Growth) -> Iterator[str]:
-    yield f"{traits.memory} in the number of time steps"
-    yield (
-        f"{_bytes(grown.steps[0])} at {STEPS[0]} steps, {_bytes(grown.steps[1])} at {STEPS[1]} "
-        f"({grown.in_time:.1f} times for {STEPS[1] // STEPS[0]} times the steps)"
-    )
-    yield (
-        f"{_bytes(grown.layers[0])} in {LAYERS[0]} layers, {_bytes(grown.layers[1])} in {LAYERS[1]} "
-        f"({grown.in_depth:.1f} times for {LAYERS[1] // LAYERS[0]} times the layers)"
-    )
-
-
-def _needs(traits: Traits, found: Traced) -> Iterator[str]:
-    passes = round(found.passes)
-    yield "one forward pass" if passes == 1 else f"{passes} forward passes of every sequence"
-    if traits.backward == "time":
-        yield "a backward pass through all layers and all steps"
-    elif traits.backward == "step":
-        yield "a backward pass through layers" + (
-            " of mean rates, once a sequence" if traits.rate else " at every step"
-        )
-    if found.own:
-        yield f"memory of its own: {', '.join(found.own)}"
-    if found.learned:
-        yield f"tensors that are learned beside the weights: {', '.join(found.learned)}"
-    if traits.stochastic:
-        yield "random numbers" + (", which change the outputs while it trains" if traits.perturbs else "")
-    if traits.per_step_error:
-        yield "an error at every step (a per-step objective)"
-    if traits.rate:
-        yield "an objective that reads the mean output"
-    if traits.max_chunk:
-        yield f"time in chunks of at most {traits.max_chunk}"
-    if traits.updates == "step":
-        yield "an update of the weights at every step"
-
-
-def _bytes(amount: int) -> str:
-    return f"{amount / 1024:,.0f} KiB"
+def _sources(name: str, choice: Choice) -> Iterator[Source]:
+    """Of the rule where it has a name of its own, else of its choices that add something."""
+    rule, *parts = entries(choice)
+    for of, entry in parts if choice.name == ANY_CELL else [rule]:
+        if entry.name != "none" or name == "none":
+            yield Source(of, *(str(entry.facts.get(key, UNKNOWN)) for key in ("paper", "published", "inferred")))

@@ -1,4 +1,4 @@
-"""A rule on `onward.explain.tiny`: what it makes of a mini-batch when some errors are let through and others are not."""
+"""A rule on `onward.explain.tiny`: what it makes of a mini-batch when some errors are let through, others not."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ class Tap(Forwarding):
 
 @dataclass(frozen=True)
 class Found:
-    """What a mini-batch left: ``grads`` of the weights of every layer, ``posts`` ``[L, T]``, ``spikes`` ``[H, T, n]`` of
-    the first sample, and what readers read."""
+    """What a mini-batch left: ``grads`` of the weights of every layer, ``posts`` ``[L, T]``, ``spikes`` ``[H, T, n]``
+    of the first sample, and what readers read."""
 
     grads: list[Tensor]
     posts: Tensor

@@ -89,6 +89,17 @@ class Traced:
         """How credit of the layer that is shown lies in time."""
         return self.routes[FOCUS].time
 
+    @property
+    def lit(self) -> tuple[bool, ...]:
+        """Which errors, by their column, reach the layer that is shown."""
+        return tuple(any(column) for column in zip(*self.routes[FOCUS].posts, strict=True))
+
+    @property
+    def step(self) -> int:
+        """The step whose credit is shown: one with steps before and after it, where it takes part."""
+        taught = [any(row) for row in self.routes[FOCUS].posts]
+        return next((step for step in (2, 1, 3, 0) if taught[step : step + 1] == [True]), 2)
+
 
 def claimed(traits: Traits, cyclic: bool) -> Traced:
     """What ``traits`` alone say, of a rule that cannot be traced."""

@@ -307,7 +307,7 @@ rules.register(
         "paper": "Salimans et al. 2017",
         "published": "equations",
         "inferred": "population and rate for SNNs",
-        "equation": "gradient = (1/n) sum_i [R(w + eps z_i) - R(w - eps z_i)] / (2 eps)  z_i,    R the centred rank of a loss",
+        "equation": "gradient = (1/n) sum_i [R(w + eps z_i) - R(w - eps z_i)] / (2 eps)  z_i,  R ranks of losses",
     },
     brings={"optim": {"name": "adam", "lr": 1e-2}},
 )

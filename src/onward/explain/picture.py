@@ -1,0 +1,319 @@
+"""How credit reaches one layer at one step, as a picture: layers up, time to the right, what was traced as arrows.
+
+Four groups, of class ``forward``, ``error``, ``credit`` and ``update``, lie over one another; a page may show them one
+after the other. Forward arrows leave a place to the left of its middle, credit comes down to the right of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+
+from onward.core.rule import Traits
+from onward.explain.tiny import HIDDEN, STEPS
+from onward.explain.trace import FOCUS, Head, Traced
+from onward.report.palette import paint
+from onward.report.svg import text
+
+LEFT, ACROSS, TOP, DOWN, EDGE = 84, 78, 26, 62, 12
+WIDE, HIGH, ASIDE = 46, 26, 8
+"""Of a place, and how far from its middle arrows run."""
+ROWS = ("error", "output", "layer 3", "layer 2", "layer 1", "input")
+ERROR, OUTPUT, INPUT = 0, 1, 1 + HIDDEN + 1
+FORWARD, CREDIT, LOCAL, UPDATE = "edge", "1", "3", "0"
+"""Roles of colour."""
+LABELS = {"weights": "Wᵀ", "signs": "sign Wᵀ", "nothing": "B"}
+
+
+def picture(title: str, traits: Traits, found: Traced) -> str:
+    """The picture of a rule with these ``traits``, of which these things were ``found``, as SVG.
+
+    >>> from onward.explain.explanation import explain
+    >>> picture("dfa", *(lambda e: (e.traits, e.traced))(explain("dfa")))[:4]
+    '<svg'
+    """
+    scene = Scene(traits, found)
+    groups = {
+        "forward": scene.forward(),
+        "error": scene.error(),
+        "credit": scene.credit(),
+        "update": scene.update(),
+    }
+    width, height = LEFT + ACROSS * scene.columns - 20, TOP + DOWN * INPUT + 54
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+            f'font-family="system-ui, sans-serif" font-size="12"><title>{escape(title)}</title>{_tips()}',
+            f'<rect width="{width}" height="{height}" {paint(fill="paper")}/>',
+            *scene.ground(),
+            *(f'<g class="{name}">{"".join(parts)}</g>' for name, parts in groups.items()),
+            "</svg>\n",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where everything stands, and what each group draws."""
+
+    traits: Traits
+    found: Traced
+
+    @property
+    def sums(self) -> bool:
+        """Whether a last column stands for the whole sequence."""
+        return self.found.time in ("rates", "loss")
+
+    @property
+    def columns(self) -> int:
+        """Time steps, and perhaps the whole sequence."""
+        return STEPS + self.sums
+
+    @property
+    def at(self) -> int:
+        """The column where credit is shown."""
+        return STEPS if self.sums else self.found.step
+
+    @property
+    def row(self) -> int:
+        """The row of the layer whose credit is shown."""
+        return INPUT - 1 - FOCUS
+
+    def ground(self) -> Iterator[str]:
+        """Names of layers and steps, and a frame around the place that is shown."""
+        for row, name in enumerate(ROWS):
+            yield text(4, _y(row) + 4, name, "start", role="mute")
+        for column in range(STEPS):
+            yield text(_x(column), _y(INPUT) + 36, f"t = {column + 1}", "middle", size=12, role="mute")
+        if self.found.time == "rates":
+            yield text(_x(STEPS), _y(INPUT) + 36, "mean", "middle", size=12, role="mute")
+
+    def forward(self) -> Iterator[str]:
+        """Spikes and outputs; arrows up, and to the next step."""
+        for column in range(STEPS):
+            for row in range(OUTPUT, INPUT):
+                yield arrow(_x(column) - ASIDE, _y(row + 1) - HIGH / 2, _x(column) - ASIDE, _y(row) + HIGH / 2, FORWARD)
+                if row > OUTPUT and column + 1 < STEPS:
+                    yield across(row, column, column + 1, FORWARD, -5, dashed=True)
+            if self.found.cyclic and column + 1 < STEPS:
+                yield self._loop(column)
+            for row in range(OUTPUT, INPUT + 1):
+                yield self._place(row, column)
+        if self.traits.perturbs and not self.traits.from_loss:
+            yield from self._noise()
+
+    def error(self) -> Iterator[str]:
+        """What is compared with the label, and what comes of it."""
+        if not self.sums:
+            for column, lit in enumerate(self.found.lit):
+                yield self._compared(column, "e", lit)
+            return
+        if self.found.time == "rates":
+            for row in range(OUTPUT, INPUT + 1):
+                yield from self._mean(row)
+        else:
+            yield from self._gathered(OUTPUT)
+            yield place(OUTPUT, STEPS, "edge")
+            yield text(_x(STEPS), _y(OUTPUT) + 4, "outputs", "middle", size=11, role="mute")
+        yield self._compared(STEPS, "L" if self.found.time == "loss" else "e", True)
+
+    def credit(self) -> Iterator[str]:
+        """What takes the error to the layer."""
+        if self.found.time == "loss":
+            yield from self._rail()
+            return
+        for column in self._lit():
+            if self.found.through:
+                yield from self._down(column)
+            if self.found.direct:
+                yield self._past(column)
+        yield from self._back()
+        for place, head in enumerate(self.found.heads):
+            yield from self._head(head, place)
+        yield ring(self.row, self.at, CREDIT)
+
+    def update(self) -> Iterator[str]:
+        """What meets credit at the synapse, whose weights change."""
+        if self.found.time == "loss":
+            for row in range(OUTPUT, INPUT):
+                yield from self._weight(row, f"ΔW{'⁴³²¹'[row - OUTPUT]}")
+            return
+        below = self.row + 1
+        if self.found.time == "trace":
+            pairs = [row[self.at] for row in self.found.routes[FOCUS].pairs]
+            for column in range(self.at):
+                yield across(below, column, column + 1, UPDATE, 6, strength=pairs[column] / (pairs[self.at] or 1))
+                yield ring(below, column, UPDATE, strength=pairs[column] / (pairs[self.at] or 1))
+        yield ring(below, self.at, UPDATE)
+        yield from self._weight(self.row, "ΔW")
+
+    def _place(self, row: int, column: int) -> str:
+        """Spikes of a layer at a step: a dot for every neuron, filled where it fired."""
+        if row == OUTPUT:
+            return place(row, column) + text(_x(column), _y(row) + 4, "o", "middle", size=12)
+        units = self.found.spikes[INPUT - row][column]
+        left = _x(column) - 7.6 * (len(units) - 1) / 2
+        dots = "".join(_dot(left + 7.6 * k, _y(row), fired) for k, fired in enumerate(units))
+        return place(row, column) + dots
+
+    def _noise(self) -> Iterator[str]:
+        for column in range(STEPS):
+            for row in range(OUTPUT + 1, INPUT):
+                yield text(_x(column) - WIDE / 2 - 5, _y(row) - HIGH / 2 + 5, "z", "middle", size=12, role="4")
+
+    def _loop(self, column: int) -> str:
+        """From the last hidden layer to the first, a step later."""
+        start, stop = _x(column) + WIDE / 2, _x(column + 1) - WIDE / 2
+        high, low = _y(OUTPUT + 1) + 6, _y(INPUT - 1) - 8
+        middle = (start + stop) / 2
+        return _path(f"M{start} {high}C{middle + 8} {high} {middle - 8} {low} {stop} {low}", FORWARD, dashed=True)
+
+    def _compared(self, column: int, name: str, lit: bool) -> str:
+        """The output goes up to be compared."""
+        role = CREDIT if lit else "grid"
+        up = arrow(_x(column) - ASIDE, _y(OUTPUT) - HIGH / 2, _x(column) - ASIDE, _y(ERROR) + 14, role)
+        circle = f'<circle cx="{_x(column)}" cy="{_y(ERROR)}" r="13" stroke-width="1.8" {_both("paper", role)}/>'
+        return up + circle + text(_x(column), _y(ERROR) + 4, name, "middle", size=13, role=CREDIT if lit else "mute")
+
+    def _gathered(self, row: int) -> Iterator[str]:
+        """Steps become a sum as they pass."""
+        for column in range(STEPS):
+            yield across(row, column, column + 1, CREDIT if row == OUTPUT else UPDATE, 6, strength=0.7)
+
+    def _mean(self, row: int) -> Iterator[str]:
+        """A layer's mean over time, fuller where it fires more."""
+        yield from self._gathered(row)
+        yield place(row, STEPS, CREDIT if row == OUTPUT else UPDATE)
+        if row == OUTPUT:
+            yield text(_x(STEPS), _y(row) + 4, "ō", "middle", size=12)
+            return
+        steps = self.found.spikes[INPUT - row]
+        for unit in range(len(steps[0])):
+            share = sum(step[unit] for step in steps) / STEPS
+            left = _x(STEPS) - 7.6 * (len(steps[0]) - 1) / 2 + 7.6 * unit
+            yield _dot(left, _y(row), True, share)
+
+    def _lit(self) -> list[int]:
+        """The columns whose errors reach the layer at the step that is shown."""
+        if self.sums:
+            return [STEPS]
+        return [column for column, value in enumerate(self.found.routes[FOCUS].posts[self.at]) if value]
+
+    def _down(self, column: int) -> Iterator[str]:
+        """Through the layers above."""
+        x = _x(column) + ASIDE
+        yield arrow(x, _y(ERROR) + 12, x, _y(OUTPUT) - HIGH / 2, CREDIT)
+        for row in range(OUTPUT, self.row):
+            yield arrow(x, _y(row) + HIGH / 2, x, _y(row + 1) - HIGH / 2, CREDIT)
+            if column == self.at:
+                label = LABELS[self.found.read]
+                yield text(x + 5, (_y(row) + _y(row + 1)) / 2 + 4, label, "start", size=11, role=CREDIT)
+
+    def _past(self, column: int) -> str:
+        """Past the layers above."""
+        x, edge = _x(column), _x(column) + WIDE / 2
+        bend = f"C{edge + 15} {_y(ERROR) + 12} {edge + 15} {_y(OUTPUT)} {edge + 9} {_y(OUTPUT + 1)}"
+        end = f"S{edge + 10} {_y(self.row) - 4} {edge + 2} {_y(self.row)}"
+        drawn = _path(f"M{x + 13} {_y(ERROR) + 3}{bend}{end}", CREDIT)
+        label = "L z" if self.found.told == "loss" else "M" if self.found.adapts else "B"
+        return drawn + text(edge + 14, (_y(OUTPUT) + _y(OUTPUT + 1)) / 2 + 6, label, "start", size=12, role=CREDIT)
+
+    def _back(self) -> Iterator[str]:
+        """From later steps to the one that is shown, in every layer on the way that keeps potentials."""
+        for row in range(OUTPUT + 1, self.row + 1):
+            if self.found.routes[INPUT - 1 - row].time == "back in time":
+                for column in range(self.at, max(self._lit())):
+                    yield across(row, column + 1, column, CREDIT, 6)
+
+    def _head(self, head: Head, place: int) -> Iterator[str]:
+        """A readout beside the output, at the step that is shown, and the layers that it teaches."""
+        source = INPUT - 1 - head.reads
+        own = head.teaches == (head.reads,)
+        x, y = _x(self.at) + WIDE / 2 + 14, _y(source) - (0 if own else 20)
+        yield _path(f"M{x - 13} {y - 6}h6", LOCAL, tip=False)
+        points = f"{x - 7},{y - 8} {x + 4},{y} {x - 7},{y + 8}"
+        yield f'<polygon points="{points}" stroke-width="1.5" {_both("paper", LOCAL)}/>'
+        for layer in head.teaches:
+            target = INPUT - 1 - layer
+            end = f"{_x(self.at) + WIDE / 2 + 1} {_y(target) + 8}"
+            yield _path(f"M{x + 3} {y + 2}C{x + 12} {y + 14} {x + 4} {_y(target) + 8} {end}", LOCAL)
+
+    def _rail(self) -> Iterator[str]:
+        """One number for all layers."""
+        x = _x(STEPS) + WIDE / 2 + 6
+        stop = (_y(INPUT) + _y(INPUT - 1)) / 2
+        yield _path(f"M{_x(STEPS) + 13} {_y(ERROR)}H{x - 8}Q{x} {_y(ERROR)} {x} {_y(ERROR) + 8}V{stop}", CREDIT, tip=False)
+        for row in range(OUTPUT, INPUT):
+            middle = (_y(row) + _y(row + 1)) / 2
+            yield arrow(x, middle, x - 14, middle, CREDIT)
+
+    def _weight(self, row: int, name: str) -> Iterator[str]:
+        """The synapse between ``row`` and the row below it, where credit and spikes meet."""
+        x, y = _x(self.at), (_y(row) + _y(row + 1)) / 2
+        if self.found.time != "loss":
+            yield arrow(x - ASIDE, _y(row + 1) - HIGH / 2, x - ASIDE, y + 9, UPDATE)
+            yield arrow(x + ASIDE, _y(row) + HIGH / 2, x + ASIDE, y - 9, CREDIT)
+        yield f'<rect x="{x - 19}" y="{y - 9}" width="38" height="18" rx="9" {paint(fill=UPDATE)}/>'
+        yield f'<g font-weight="600">{text(x, y + 4, name, "middle", size=11, role="over")}</g>'
+
+
+def _x(column: int) -> int:
+    return LEFT + WIDE // 2 - 18 + ACROSS * column
+
+
+def _y(row: int) -> int:
+    return TOP + DOWN * row
+
+
+def _both(fill: str, stroke: str) -> str:
+    """Attributes of what has an inside and an outline."""
+    ways = paint(fill=fill, stroke=stroke)
+    return ways
+
+
+def place(row: int, column: int, role: str = "edge") -> str:
+    """The frame of a layer at a step."""
+    corner = f'x="{_x(column) - WIDE / 2}" y="{_y(row) - HIGH / 2}" width="{WIDE}" height="{HIGH}" rx="8"'
+    return f"<rect {corner} {_both('paper', role)}/>"
+
+
+def ring(row: int, column: int, role: str, strength: float = 1.0) -> str:
+    """A frame around a place."""
+    corner = f'x="{_x(column) - WIDE / 2 - 2}" y="{_y(row) - HIGH / 2 - 2}" width="{WIDE + 4}" height="{HIGH + 4}" rx="10"'
+    return f'<rect {corner} stroke-width="2.4" stroke-opacity="{max(strength, 0.2):.2f}" {paint(stroke=role)}/>'
+
+
+def _dot(x: float, y: float, fired: bool, share: float = 1.0) -> str:
+    if not fired:
+        return f'<circle cx="{x:.1f}" cy="{y}" r="2.2" {paint(stroke="edge")}/>'
+    return f'<circle cx="{x:.1f}" cy="{y}" r="2.8" fill-opacity="{share:.2f}" {_both("ink", "ink")} stroke-width="0.6"/>'
+
+
+def arrow(x1: float, y1: float, x2: float, y2: float, role: str) -> str:
+    """A straight arrow."""
+    return _path(f"M{x1} {y1}L{x2} {y2}", role)
+
+
+def across(row: int, start: int, stop: int, role: str, low: float, strength: float = 1.0, dashed: bool = False) -> str:
+    """An arrow from one column to its neighbour, ``low`` below the middle."""
+    away = WIDE / 2 + 1 if stop > start else -WIDE / 2 - 1
+    return _path(f"M{_x(start) + away} {_y(row) + low}H{_x(stop) - away}", role, strength=strength, dashed=dashed)
+
+
+def _path(way: str, role: str, *, strength: float = 1.0, dashed: bool = False, tip: bool = True) -> str:
+    width = 1.2 if role == FORWARD else 2
+    style = f'stroke-width="{width}"' + (' stroke-dasharray="2 3"' if dashed else "")
+    faint = f' stroke-opacity="{max(strength, 0.2):.2f}"' if strength < 1 else ""
+    end = f' marker-end="url(#tip-{role})"' if tip else ""
+    return f'<path d="{way}" {style}{faint} {paint(stroke=role)}{end}/>'
+
+
+def _tips() -> str:
+    """Heads of arrows in every colour."""
+    made = (
+        f'<marker id="tip-{role}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="{size}" markerHeight="{size}" '
+        f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.5L8 4L0 7.5z" {paint(fill=role)}/></marker>'
+        for role, size in ((FORWARD, 6), ("grid", 6), (CREDIT, 8), (LOCAL, 8), (UPDATE, 8))
+    )
+    return f"<defs>{''.join(made)}</defs>"
