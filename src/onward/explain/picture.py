@@ -6,23 +6,25 @@ after the other. Forward arrows leave a place to the left of its middle, credit 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from onward.core.rule import Traits
 from onward.explain.tiny import HIDDEN, STEPS
-from onward.explain.trace import FOCUS, Head, Traced
+from onward.explain.trace import FOCUS, Traced
 from onward.report.palette import paint
 from onward.report.svg import text
 
-LEFT, ACROSS, TOP, DOWN, EDGE = 84, 78, 26, 62, 12
-WIDE, HIGH, ASIDE = 46, 26, 8
-"""Of a place, and how far from its middle arrows run."""
+LEFT, ACROSS, TOP, DOWN = 89, 78, 24, 68
+"""The middle of the first place, and the distances from place to place."""
+WIDE, HIGH, ASIDE, AWAY, APART = 46, 26, 8, 39, 7.6
+"""Of a place; how far from its middle arrows run, and lines past it; how far neurons stand from one another."""
 ROWS = ("error", "output", "layer 3", "layer 2", "layer 1", "input")
 ERROR, OUTPUT, INPUT = 0, 1, 1 + HIDDEN + 1
-FORWARD, CREDIT, LOCAL, UPDATE = "edge", "1", "3", "0"
+FORWARD, CREDIT, LOCAL, NOISE, UPDATE = "edge", "1", "3", "4", "0"
 """Roles of colour."""
+FAINT = 0.35
 LABELS = {"weights": "Wᵀ", "signs": "sign Wᵀ", "nothing": "B"}
 
 
@@ -40,7 +42,7 @@ def picture(title: str, traits: Traits, found: Traced) -> str:
         "credit": scene.credit(),
         "update": scene.update(),
     }
-    width, height = LEFT + ACROSS * scene.columns - 20, TOP + DOWN * INPUT + 54
+    width, height = _x(scene.columns) - 18, _y(INPUT) + 50
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
@@ -81,13 +83,17 @@ class Scene:
         return INPUT - 1 - FOCUS
 
     def ground(self) -> Iterator[str]:
-        """Names of layers and steps, and a frame around the place that is shown."""
+        """Names of layers and steps, and a band behind the column that is shown."""
+        left, high = _x(self.at) - WIDE / 2 - 8, _y(INPUT) + 42
+        band = f'x="{left}" y="4" width="{WIDE + 16}" height="{high}" rx="12" fill-opacity="0.35"'
+        yield f"<rect {band} {paint(fill='grid')}/>"
         for row, name in enumerate(ROWS):
-            yield text(4, _y(row) + 4, name, "start", role="mute")
-        for column in range(STEPS):
-            yield text(_x(column), _y(INPUT) + 36, f"t = {column + 1}", "middle", size=12, role="mute")
-        if self.found.time == "rates":
-            yield text(_x(STEPS), _y(INPUT) + 36, "mean", "middle", size=12, role="mute")
+            yield text(
+                4, _y(row) + 4, "loss" if row == ERROR and self.found.time == "loss" else name, "start", role="mute"
+            )
+        names = [f"t = {column + 1}" for column in range(STEPS)] + ["mean" if self.found.time == "rates" else ""]
+        for column, name in enumerate(names):
+            yield text(_x(column), _y(INPUT) + 36, name, "middle", role="ink" if column == self.at else "mute")
 
     def forward(self) -> Iterator[str]:
         """Spikes and outputs; arrows up, and to the next step."""
@@ -100,23 +106,26 @@ class Scene:
                 yield self._loop(column)
             for row in range(OUTPUT, INPUT + 1):
                 yield self._place(row, column)
-        if self.traits.perturbs and not self.traits.from_loss:
+        if self.traits.from_loss:
+            yield from self._tried()
+        elif self.traits.perturbs:
             yield from self._noise()
 
     def error(self) -> Iterator[str]:
         """What is compared with the label, and what comes of it."""
-        if not self.sums:
-            for column, lit in enumerate(self.found.lit):
-                yield self._compared(column, "e", lit)
-            return
         if self.found.time == "rates":
             for row in range(OUTPUT, INPUT + 1):
                 yield from self._mean(row)
-        else:
+        elif self.found.time == "loss":
             yield from self._gathered(OUTPUT)
-            yield place(OUTPUT, STEPS, "edge")
-            yield text(_x(STEPS), _y(OUTPUT) + 4, "outputs", "middle", size=11, role="mute")
-        yield self._compared(STEPS, "L" if self.found.time == "loss" else "e", True)
+            yield place(OUTPUT, STEPS, CREDIT)
+            yield text(_x(STEPS), _y(OUTPUT) + 4, "all o", "middle", size=11)
+        if self.sums:
+            yield self._compared(STEPS, "L" if self.found.time == "loss" else "e", 1.0)
+            return
+        shown = self._lit()
+        for column, lit in enumerate(self.found.lit):
+            yield self._compared(column, "e", 1.0 if column in shown else FAINT if lit else 0.0)
 
     def credit(self) -> Iterator[str]:
         """What takes the error to the layer."""
@@ -129,8 +138,8 @@ class Scene:
             if self.found.direct:
                 yield self._past(column)
         yield from self._back()
-        for place, head in enumerate(self.found.heads):
-            yield from self._head(head, place)
+        for layer in dict.fromkeys(head.reads for head in self.found.heads):
+            yield from self._head(layer)
         yield ring(self.row, self.at, CREDIT)
 
     def update(self) -> Iterator[str]:
@@ -153,14 +162,21 @@ class Scene:
         if row == OUTPUT:
             return place(row, column) + text(_x(column), _y(row) + 4, "o", "middle", size=12)
         units = self.found.spikes[INPUT - row][column]
-        left = _x(column) - 7.6 * (len(units) - 1) / 2
-        dots = "".join(_dot(left + 7.6 * k, _y(row), fired) for k, fired in enumerate(units))
-        return place(row, column) + dots
+        return place(row, column) + _dots(row, column, [float(fired) for fired in units])
 
     def _noise(self) -> Iterator[str]:
+        """At every hidden neuron."""
         for column in range(STEPS):
             for row in range(OUTPUT + 1, INPUT):
-                yield text(_x(column) - WIDE / 2 - 5, _y(row) - HIGH / 2 + 5, "z", "middle", size=12, role="4")
+                yield text(_x(column) + 20, _y(row) - HIGH / 2 - 4, "+z", "middle", size=11, role=NOISE)
+
+    def _tried(self) -> Iterator[str]:
+        """At every weight, and how often."""
+        for column in range(STEPS):
+            for row in range(OUTPUT, INPUT):
+                yield text(_x(column) - ASIDE + 6, _y(row) + DOWN / 2 + 4, "w+z", "start", size=11, role=NOISE)
+        passes = "one pass" if self.found.passes == 1 else f"{self.found.passes} passes"
+        yield text(_x(0) - WIDE / 2, _y(ERROR) + 4, passes, "start", role=NOISE)
 
     def _loop(self, column: int) -> str:
         """From the last hidden layer to the first, a step later."""
@@ -169,12 +185,13 @@ class Scene:
         middle = (start + stop) / 2
         return _path(f"M{start} {high}C{middle + 8} {high} {middle - 8} {low} {stop} {low}", FORWARD, dashed=True)
 
-    def _compared(self, column: int, name: str, lit: bool) -> str:
+    def _compared(self, column: int, name: str, strength: float) -> str:
         """The output goes up to be compared."""
-        role = CREDIT if lit else "grid"
-        up = arrow(_x(column) - ASIDE, _y(OUTPUT) - HIGH / 2, _x(column) - ASIDE, _y(ERROR) + 14, role)
-        circle = f'<circle cx="{_x(column)}" cy="{_y(ERROR)}" r="13" stroke-width="1.8" {_both("paper", role)}/>'
-        return up + circle + text(_x(column), _y(ERROR) + 4, name, "middle", size=13, role=CREDIT if lit else "mute")
+        role, x, y = CREDIT if strength else "grid", _x(column), _y(ERROR)
+        up = _path(f"M{x - ASIDE} {_y(OUTPUT) - HIGH / 2}V{y + 13}", role, strength=strength or 1.0)
+        faint = f' stroke-opacity="{strength}"' if 0 < strength < 1 else ""
+        circle = f'<circle cx="{x}" cy="{y}" r="13" stroke-width="1.8"{faint} {paint(fill="paper", stroke=role)}/>'
+        return up + circle + text(x, y + 4, name, "middle", size=13, role=CREDIT if strength == 1 else "mute")
 
     def _gathered(self, row: int) -> Iterator[str]:
         """Steps become a sum as they pass."""
@@ -189,10 +206,7 @@ class Scene:
             yield text(_x(STEPS), _y(row) + 4, "ō", "middle", size=12)
             return
         steps = self.found.spikes[INPUT - row]
-        for unit in range(len(steps[0])):
-            share = sum(step[unit] for step in steps) / STEPS
-            left = _x(STEPS) - 7.6 * (len(steps[0]) - 1) / 2 + 7.6 * unit
-            yield _dot(left, _y(row), True, share)
+        yield _dots(row, STEPS, [sum(unit) / STEPS for unit in zip(*steps, strict=True)])
 
     def _lit(self) -> list[int]:
         """The columns whose errors reach the layer at the step that is shown."""
@@ -212,12 +226,10 @@ class Scene:
 
     def _past(self, column: int) -> str:
         """Past the layers above."""
-        x, edge = _x(column), _x(column) + WIDE / 2
-        bend = f"C{edge + 15} {_y(ERROR) + 12} {edge + 15} {_y(OUTPUT)} {edge + 9} {_y(OUTPUT + 1)}"
-        end = f"S{edge + 10} {_y(self.row) - 4} {edge + 2} {_y(self.row)}"
-        drawn = _path(f"M{x + 13} {_y(ERROR) + 3}{bend}{end}", CREDIT)
-        label = "L z" if self.found.told == "loss" else "M" if self.found.adapts else "B"
-        return drawn + text(edge + 14, (_y(OUTPUT) + _y(OUTPUT + 1)) / 2 + 6, label, "start", size=12, role=CREDIT)
+        x, label = _x(column) + AWAY, "L z" if self.found.told == "loss" else "M" if self.found.adapts else "B"
+        way = f"M{_x(column) + 13} {_y(ERROR)}H{x - 9}Q{x} {_y(ERROR)} {x} {_y(ERROR) + 9}"
+        drawn = _path(f"{way}{_into(x, self.row, 9)}", CREDIT)
+        return drawn + text(x + 5, (_y(OUTPUT) + _y(OUTPUT + 1)) / 2 + 4, label, "start", role=CREDIT)
 
     def _back(self) -> Iterator[str]:
         """From later steps to the one that is shown, in every layer on the way that keeps potentials."""
@@ -226,27 +238,24 @@ class Scene:
                 for column in range(self.at, max(self._lit())):
                     yield across(row, column + 1, column, CREDIT, 6)
 
-    def _head(self, head: Head, place: int) -> Iterator[str]:
-        """A readout beside the output, at the step that is shown, and the layers that it teaches."""
-        source = INPUT - 1 - head.reads
-        own = head.teaches == (head.reads,)
-        x, y = _x(self.at) + WIDE / 2 + 14, _y(source) - (0 if own else 20)
-        yield _path(f"M{x - 13} {y - 6}h6", LOCAL, tip=False)
-        points = f"{x - 7},{y - 8} {x + 4},{y} {x - 7},{y + 8}"
-        yield f'<polygon points="{points}" stroke-width="1.5" {_both("paper", LOCAL)}/>'
-        for layer in head.teaches:
-            target = INPUT - 1 - layer
-            end = f"{_x(self.at) + WIDE / 2 + 1} {_y(target) + 8}"
-            yield _path(f"M{x + 3} {y + 2}C{x + 12} {y + 14} {x + 4} {_y(target) + 8} {end}", LOCAL)
+    def _head(self, layer: int) -> Iterator[str]:
+        """The readout of a hidden layer at the step that is shown, and the layers that it teaches."""
+        row, edge = INPUT - 1 - layer, _x(self.at) - WIDE / 2
+        x, y = _x(self.at) - AWAY, _y(row) - 27
+        yield _path(f"M{edge + 8} {_y(row) - HIGH / 2}V{y + 8}Q{edge + 8} {y} {edge} {y}H{x + 10}", LOCAL, tip=False)
+        for pupil in sorted({pupil for head in self.found.heads if head.reads == layer for pupil in head.teaches}):
+            yield _path(f"M{x} {y + 9}{_into(x, INPUT - 1 - pupil, -7)}", LOCAL)
+        yield f'<circle cx="{x}" cy="{y}" r="9" stroke-width="1.6" {paint(fill="paper", stroke=LOCAL)}/>'
+        yield text(x, y + 4, "r", "middle", role=LOCAL)
 
     def _rail(self) -> Iterator[str]:
         """One number for all layers."""
-        x = _x(STEPS) + WIDE / 2 + 6
-        stop = (_y(INPUT) + _y(INPUT - 1)) / 2
-        yield _path(f"M{_x(STEPS) + 13} {_y(ERROR)}H{x - 8}Q{x} {_y(ERROR)} {x} {_y(ERROR) + 8}V{stop}", CREDIT, tip=False)
+        x, stop = _x(STEPS) + AWAY, (_y(INPUT) + _y(INPUT - 1)) / 2
+        way = f"M{_x(STEPS) + 13} {_y(ERROR)}H{x - 9}Q{x} {_y(ERROR)} {x} {_y(ERROR) + 9}V{stop}"
+        yield _path(way, CREDIT, tip=False)
         for row in range(OUTPUT, INPUT):
             middle = (_y(row) + _y(row + 1)) / 2
-            yield arrow(x, middle, x - 14, middle, CREDIT)
+            yield arrow(x, middle, x - 18, middle, CREDIT)
 
     def _weight(self, row: int, name: str) -> Iterator[str]:
         """The synapse between ``row`` and the row below it, where credit and spikes meet."""
@@ -259,35 +268,39 @@ class Scene:
 
 
 def _x(column: int) -> int:
-    return LEFT + WIDE // 2 - 18 + ACROSS * column
+    return LEFT + ACROSS * column
 
 
 def _y(row: int) -> int:
     return TOP + DOWN * row
 
 
-def _both(fill: str, stroke: str) -> str:
-    """Attributes of what has an inside and an outline."""
-    ways = paint(fill=fill, stroke=stroke)
-    return ways
+def _into(x: float, row: int, bend: float) -> str:
+    """Down a line at ``x`` beside a place and round a corner, into its side; ``bend`` > 0 turns left."""
+    edge = WIDE / 2 + 3 - AWAY if bend > 0 else AWAY - WIDE / 2 - 3
+    return f"V{_y(row) - 8}Q{x} {_y(row)} {x - bend} {_y(row)}H{x + edge}"
 
 
 def place(row: int, column: int, role: str = "edge") -> str:
     """The frame of a layer at a step."""
     corner = f'x="{_x(column) - WIDE / 2}" y="{_y(row) - HIGH / 2}" width="{WIDE}" height="{HIGH}" rx="8"'
-    return f"<rect {corner} {_both('paper', role)}/>"
+    return f"<rect {corner} {paint(fill='paper', stroke=role)}/>"
 
 
 def ring(row: int, column: int, role: str, strength: float = 1.0) -> str:
     """A frame around a place."""
-    corner = f'x="{_x(column) - WIDE / 2 - 2}" y="{_y(row) - HIGH / 2 - 2}" width="{WIDE + 4}" height="{HIGH + 4}" rx="10"'
-    return f'<rect {corner} stroke-width="2.4" stroke-opacity="{max(strength, 0.2):.2f}" {paint(stroke=role)}/>'
+    x, y = _x(column) - WIDE / 2 - 2, _y(row) - HIGH / 2 - 2
+    return f'<rect x="{x}" y="{y}" width="{WIDE + 4}" height="{HIGH + 4}" rx="10" stroke-width="2.4" stroke-opacity="{max(strength, 0.2):.2f}" {paint(stroke=role)}/>'
 
 
-def _dot(x: float, y: float, fired: bool, share: float = 1.0) -> str:
-    if not fired:
-        return f'<circle cx="{x:.1f}" cy="{y}" r="2.2" {paint(stroke="edge")}/>'
-    return f'<circle cx="{x:.1f}" cy="{y}" r="2.8" fill-opacity="{share:.2f}" {_both("ink", "ink")} stroke-width="0.6"/>'
+def _dots(row: int, column: int, shares: Sequence[float]) -> str:
+    """A dot for every neuron, the fuller the more it fired."""
+    left = _x(column) - APART * (len(shares) - 1) / 2
+    return "".join(
+        f'<circle cx="{left + APART * k:.1f}" cy="{_y(row)}" r="2.5" fill-opacity="{share:.2f}" '
+        f"{paint(fill='ink', stroke='edge')}/>"
+        for k, share in enumerate(shares)
+    )
 
 
 def arrow(x1: float, y1: float, x2: float, y2: float, role: str) -> str:
