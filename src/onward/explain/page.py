@@ -28,9 +28,9 @@ MEANING = {
     "recalls": "what is tried depends on the update before",
 }
 LEGEND = Html(
-    'Dots are neurons, filled where they fired. Grey: spikes, and dashed what membranes keep. <b class="credit-ink">'
-    'Orange</b>: errors, and the credit that comes of them. <b class="update-ink">Blue</b>: what the synapse brings, and '
-    "its change. "
+    "Dots are neurons, filled where they fired. Grey: spikes, and dashed what membranes keep. "
+    '<b class="credit-ink">Orange</b>: errors, and the credit that comes of them. '
+    '<b class="update-ink">Blue</b>: what the synapse brings, and its change. '
 )
 
 
@@ -73,11 +73,13 @@ def _walk(found: Explanation) -> Section:
         f'<div class="walk">{buttons}<div class="tabs">{labels}</div>'
         f'<div class="scene">{drawn}<ol>{steps}</ol></div></div>'
     )
-    where = f"At {NAMES[FOCUS]}" + (
-        "" if found.traced.time in ("rates", "loss") else f" and step {found.traced.step + 1}"
-    )
-    caption = "" if found.untraced else ", as it was traced in a network of three hidden layers of five neurons"
-    return Section("How credit reaches a layer", body, f"{where}{caption}.")
+    return Section("How credit reaches a layer", body, f"{_where(found)}.")
+
+
+def _where(found: Explanation) -> str:
+    step = "" if found.traced.time in ("rates", "loss") else f" at step {found.traced.step + 1}"
+    place = "All weights" if found.traced.time == "loss" else f"The weights into {NAMES[FOCUS]}{step}"
+    return place if found.untraced else f"{place}, as traced in a network of three hidden layers of five neurons"
 
 
 def _update(found: Explanation) -> Section:
@@ -169,8 +171,8 @@ def _moving(step: int) -> str:
     rest = f"{stop}%,97%{{opacity:{_DIM}}}100%{{opacity:1}}" if step < len(_GROUPS) else "100%{opacity:1}"
     here = "#walk-play:checked~.scene"
     return (
-        f"@keyframes walk-{step}{{{picture}}}@keyframes line-{step}{{{line}{rest}}}"
-        f"{here} g.{group}{{animation:walk-{step} 12s both}}{here} li:nth-child({step}){{animation:line-{step} 12s both}}"
+        f"@keyframes walk-{step}{{{picture}}}{here} g.{group}{{animation:walk-{step} 12s both}}"
+        f"@keyframes line-{step}{{{line}{rest}}}{here} li:nth-child({step}){{animation:line-{step} 12s both}}"
     )
 
 

@@ -13,6 +13,7 @@ from html import escape
 from onward.core.rule import Traits
 from onward.explain.tiny import HIDDEN, STEPS
 from onward.explain.trace import FOCUS, Traced
+from onward.explain.wording import letter
 from onward.report.palette import paint
 from onward.report.svg import text
 
@@ -25,7 +26,7 @@ ERROR, OUTPUT, INPUT = 0, 1, 1 + HIDDEN + 1
 FORWARD, CREDIT, LOCAL, NOISE, UPDATE = "edge", "1", "3", "4", "0"
 """Roles of colour."""
 FAINT = 0.35
-LABELS = {"weights": "Wᵀ", "signs": "sign Wᵀ", "nothing": "B"}
+LABELS = {"weights": "Wᵀ", "signs": "sign Wᵀ"}
 
 
 def picture(title: str, traits: Traits, found: Traced) -> str:
@@ -138,6 +139,8 @@ class Scene:
             if self.found.direct:
                 yield self._past(column)
         yield from self._back()
+        if self.found.time == "rates" and self.found.cyclic:
+            yield self._round()
         for layer in dict.fromkeys(head.reads for head in self.found.heads):
             yield from self._head(layer)
         yield ring(self.row, self.at, CREDIT)
@@ -221,14 +224,14 @@ class Scene:
         for row in range(OUTPUT, self.row):
             yield arrow(x, _y(row) + HIGH / 2, x, _y(row + 1) - HIGH / 2, CREDIT)
             if column == self.at:
-                label = LABELS[self.found.read]
+                label = LABELS.get(self.found.read) or letter(self.found)
                 yield text(x + 5, (_y(row) + _y(row + 1)) / 2 + 4, label, "start", size=11, role=CREDIT)
 
     def _past(self, column: int) -> str:
         """Past the layers above."""
-        x, label = _x(column) + AWAY, "L z" if self.found.told == "loss" else "M" if self.found.adapts else "B"
+        x, label = _x(column) + AWAY, "L z" if self.found.told == "loss" else letter(self.found)
         way = f"M{_x(column) + 13} {_y(ERROR)}H{x - 9}Q{x} {_y(ERROR)} {x} {_y(ERROR) + 9}"
-        drawn = _path(f"{way}{_into(x, self.row, 9)}", CREDIT)
+        drawn = _path(f"{way}{_into(x, self.row, column)}", CREDIT)
         return drawn + text(x + 5, (_y(OUTPUT) + _y(OUTPUT + 1)) / 2 + 4, label, "start", role=CREDIT)
 
     def _back(self) -> Iterator[str]:
@@ -238,14 +241,21 @@ class Scene:
                 for column in range(self.at, max(self._lit())):
                     yield across(row, column + 1, column, CREDIT, 6)
 
+    def _round(self) -> str:
+        """From the first hidden layer to the last, through the loop."""
+        x, edge, high, low = _x(self.at) + AWAY, _x(self.at) + WIDE / 2, _y(OUTPUT + 1), _y(INPUT - 1)
+        way = f"M{edge + 2} {low}H{x - 9}Q{x} {low} {x} {low - 9}V{high + 9}Q{x} {high} {x - 9} {high}H{edge + 2}"
+        return _path(way, CREDIT) + text(x + 4, (high + low) / 2 + 4, "loop", "start", size=11, role=CREDIT)
+
     def _head(self, layer: int) -> Iterator[str]:
         """The readout of a hidden layer at the step that is shown, and the layers that it teaches."""
-        row, edge = INPUT - 1 - layer, _x(self.at) - WIDE / 2
-        x, y = _x(self.at) - AWAY, _y(row) - 27
-        yield _path(f"M{edge + 8} {_y(row) - HIGH / 2}V{y + 8}Q{edge + 8} {y} {edge} {y}H{x + 10}", LOCAL, tip=False)
+        edge, high = _x(self.at) - WIDE / 2, _y(INPUT - 1 - layer)
+        x, y = _x(self.at) - AWAY + 2, high - 27
+        yield _path(f"M{edge + 8} {high - HIGH / 2}V{y + 8}Q{edge + 8} {y} {edge} {y}H{x + 9}", LOCAL, tip=False)
         for pupil in sorted({pupil for head in self.found.heads if head.reads == layer for pupil in head.teaches}):
-            yield _path(f"M{x} {y + 9}{_into(x, INPUT - 1 - pupil, -7)}", LOCAL)
-        yield f'<circle cx="{x}" cy="{y}" r="9" stroke-width="1.6" {paint(fill="paper", stroke=LOCAL)}/>'
+            start = f"M{x} {y + 8}" if pupil == layer else f"M{x - 8} {y}Q{x - 13} {y} {x - 13} {y + 8}"
+            yield _path(f"{start}{_into(x if pupil == layer else x - 13, INPUT - 1 - pupil, self.at)}", LOCAL)
+        yield f'<circle cx="{x}" cy="{y}" r="8" stroke-width="1.6" {paint(fill="paper", stroke=LOCAL)}/>'
         yield text(x, y + 4, "r", "middle", role=LOCAL)
 
     def _rail(self) -> Iterator[str]:
@@ -275,10 +285,10 @@ def _y(row: int) -> int:
     return TOP + DOWN * row
 
 
-def _into(x: float, row: int, bend: float) -> str:
-    """Down a line at ``x`` beside a place and round a corner, into its side; ``bend`` > 0 turns left."""
-    edge = WIDE / 2 + 3 - AWAY if bend > 0 else AWAY - WIDE / 2 - 3
-    return f"V{_y(row) - 8}Q{x} {_y(row)} {x - bend} {_y(row)}H{x + edge}"
+def _into(x: float, row: int, column: int) -> str:
+    """Down a line at ``x`` beside a place, round a corner, and into its side."""
+    edge = _x(column) + (WIDE / 2 + 3 if x > _x(column) else -WIDE / 2 - 3)
+    return f"V{_y(row) - 8}Q{x} {_y(row)} {x + (edge - x) / 2} {_y(row)}H{edge}"
 
 
 def place(row: int, column: int, role: str = "edge") -> str:
@@ -290,7 +300,8 @@ def place(row: int, column: int, role: str = "edge") -> str:
 def ring(row: int, column: int, role: str, strength: float = 1.0) -> str:
     """A frame around a place."""
     x, y = _x(column) - WIDE / 2 - 2, _y(row) - HIGH / 2 - 2
-    return f'<rect x="{x}" y="{y}" width="{WIDE + 4}" height="{HIGH + 4}" rx="10" stroke-width="2.4" stroke-opacity="{max(strength, 0.2):.2f}" {paint(stroke=role)}/>'
+    corner = f'x="{x}" y="{y}" width="{WIDE + 4}" height="{HIGH + 4}" rx="10"'
+    return f'<rect {corner} stroke-width="2.4" stroke-opacity="{max(strength, 0.2):.2f}" {paint(stroke=role)}/>'
 
 
 def _dots(row: int, column: int, shares: Sequence[float]) -> str:

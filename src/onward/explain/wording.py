@@ -32,9 +32,10 @@ AT_FOCUS = {
 BACKWARDS = {
     "weights": "the transposed weights Wᵀ",
     "signs": "the signs of the transposed weights",
-    "nothing": "matrices in the place of the transposed weights",
 }
+"""What is read backwards."""
 MATRICES = {"renewed": "that every mini-batch renews", "learned": "that are learned", "fixed": "that stay as drawn"}
+"""What becomes of matrices that bring errors."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ def feedback(found: Traced) -> str:
     return "learned" if found.learned else "fixed"
 
 
+def letter(found: Traced) -> str:
+    """What these matrices are called."""
+    return "M" if feedback(found) == "renewed" else "B"
+
+
 def _local(found: Traced) -> Iterator[str]:
     """How presynaptic spikes and errors meet, by layer, layers that are alike together."""
     kinds: dict[str, list[str]] = {}
@@ -88,25 +94,36 @@ def _local(found: Traced) -> Iterator[str]:
 
 def _transported(found: Traced) -> Iterator[str]:
     yield from _carried(found)
-    if found.time == "loss":
-        yield "the same few numbers serve all weights of all layers"
-    elif found.read == "nothing":
+    if found.time != "loss" and found.read == "nothing":
         yield "no weight is read backwards: a neuron that nobody hears is taught all the same"
 
 
 def _carried(found: Traced) -> Iterator[str]:
     """How errors reach hidden layers."""
     if found.time == "loss":
-        yield "no error reaches a layer: what the losses were does"
+        yield "no error reaches a layer: the losses do, the same few numbers for all weights of all layers"
     if found.through:
-        late = ", and from step to step, back in time" if found.time == "back in time" else ""
-        own = f" {MATRICES[feedback(found)]}" if found.read == "nothing" else ""
-        yield f"errors come down layer by layer through {BACKWARDS[found.read]}{own}{late}"
+        yield f"errors come down layer by layer through {_backwards(found)}{_further(found)}"
     if found.direct and found.told == "loss":
         yield "the loss of each step goes straight to every hidden layer, and meets the noise of its neurons there"
     elif found.direct:
-        yield f"errors go straight from the output to every hidden layer through matrices {MATRICES[feedback(found)]}"
+        yield f"errors go straight from the output to every hidden layer through {_matrices(found)}"
     yield from _heads(found)
+
+
+def _backwards(found: Traced) -> str:
+    """What stands in for a layer on the way back."""
+    return BACKWARDS.get(found.read) or f"{_matrices(found)}, in the place of the transposed weights"
+
+
+def _matrices(found: Traced) -> str:
+    return f"matrices {letter(found)} {MATRICES[feedback(found)]}"
+
+
+def _further(found: Traced) -> str:
+    if found.time == "back in time":
+        return ", and from step to step, back in time"
+    return ", and round the loop until they settle" if found.time == "rates" and found.cyclic else ""
 
 
 def _heads(found: Traced) -> Iterator[str]:
@@ -161,8 +178,9 @@ def _walk(traits: Traits, found: Traced) -> Iterator[tuple[str, str]]:
     yield "Error", _error(found)
     carried = "; ".join(_carried(found))
     yield "Credit", f"{carried[0].upper()}{carried[1:]}."
+    renewed = " M is renewed, too." if found.direct and letter(found) == "M" else ""
     when = "at every step" if traits.updates == "step" else "when the sequence is over"
-    yield "Update", f"{AT_FOCUS[found.time]} Weights move {when}."
+    yield "Update", f"{AT_FOCUS[found.time]} Weights move {when}.{renewed}"
 
 
 def _forward(traits: Traits, found: Traced) -> Iterator[str]:
