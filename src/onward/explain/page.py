@@ -44,7 +44,7 @@ def _lead(found: Explanation) -> Iterator[Html]:
     if found.cell:
         yield paragraph(f"Its cell of the credit grid: {found.cell}.", "caption")
     if found.untraced:
-        yield paragraph(f"Nothing was traced, and what follows is what the traits claim: {found.untraced}", "warning")
+        yield paragraph(f"Not traced, so that this is what its traits claim: {found.untraced}", "warning")
 
 
 def _sections(found: Explanation) -> Iterator[Section]:

@@ -43,7 +43,7 @@ def picture(title: str, traits: Traits, found: Traced) -> str:
         "credit": scene.credit(),
         "update": scene.update(),
     }
-    width, height = _x(scene.columns) - 18, _y(INPUT) + 50
+    width, height = _x(scene.columns) - 10, _y(INPUT) + 50
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
@@ -178,8 +178,9 @@ class Scene:
         for column in range(STEPS):
             for row in range(OUTPUT, INPUT):
                 yield text(_x(column) - ASIDE + 6, _y(row) + DOWN / 2 + 4, "w+z", "start", size=11, role=NOISE)
-        passes = "one pass" if self.found.passes == 1 else f"{self.found.passes} passes"
-        yield text(_x(0) - WIDE / 2, _y(ERROR) + 4, passes, "start", role=NOISE)
+        if self.found.passes:
+            passes = "one pass" if self.found.passes == 1 else f"{self.found.passes} passes"
+            yield text(_x(0) - WIDE / 2, _y(ERROR) + 4, passes, "start", role=NOISE)
 
     def _loop(self, column: int) -> str:
         """From the last hidden layer to the first, a step later."""
@@ -245,7 +246,7 @@ class Scene:
         """From the first hidden layer to the last, through the loop."""
         x, edge, high, low = _x(self.at) + AWAY, _x(self.at) + WIDE / 2, _y(OUTPUT + 1), _y(INPUT - 1)
         way = f"M{edge + 2} {low}H{x - 9}Q{x} {low} {x} {low - 9}V{high + 9}Q{x} {high} {x - 9} {high}H{edge + 2}"
-        return _path(way, CREDIT) + text(x + 4, (high + low) / 2 + 4, "loop", "start", size=11, role=CREDIT)
+        return _path(way, CREDIT) + text(x + 3, (high + low) / 2 + 4, "loop", "start", size=11, role=CREDIT)
 
     def _head(self, layer: int) -> Iterator[str]:
         """The readout of a hidden layer at the step that is shown, and the layers that it teaches."""

@@ -30,6 +30,8 @@ from onward.explain.tiny import CLASSES, HIDDEN, INPUTS, PROBE, SAMPLES, STEPS, 
 LAYERS = HIDDEN + 1
 FOCUS = 1
 """The layer whose credit is shown, counted from 0: one with another hidden layer below it, and above it."""
+OUTPUT = 0
+"""The reader that reads the network's output."""
 SEEN = 1e-6
 """Of the largest number of its kind: what is smaller was not seen."""
 WHISPER = 1e-9
@@ -66,7 +68,7 @@ class Traced:
     """What was found of a rule: a route for every layer; errors come ``through`` the layers above, or ``direct``.
 
     ``told`` is what arrives where they come direct; ``read`` which weights are read backwards. ``passes`` is how often
-    the network ran over the sequence. ``own`` lists what the rule keeps and ``learned`` what it learns, by name and
+    the network ran over the sequence, if that was counted, and ``weights`` how many it has. ``own`` lists what the rule keeps and ``learned`` what it learns, by name and
     size; ``adapts``: the former changes with every mini-batch. ``spikes`` are those of inputs and hidden layers.
     ``cyclic``: the tiny network has a loop.
     """
@@ -77,10 +79,11 @@ class Traced:
     told: Literal["errors", "loss"] = "errors"
     read: Read = "nothing"
     heads: tuple[Head, ...] = ()
-    passes: int = 1
+    passes: int = 0
     own: Mapping[str, int] = field(default_factory=dict)
     learned: Mapping[str, int] = field(default_factory=dict)
     adapts: bool = False
+    weights: int = 0
     spikes: tuple[tuple[tuple[bool, ...], ...], ...] = ()
     cyclic: bool = False
 
@@ -131,6 +134,7 @@ def traced(choice: Any, make: MakeNeuron, cyclic: bool) -> Traced:
         "own": _sizes(own),
         "learned": _sizes(dict(lab.rule.named_parameters())),
         "adapts": any(not torch.equal(own[name], lab.saved[name]) for name in _sizes(own) if name in lab.saved),
+        "weights": sum(parameter.numel() for parameter in lab.subject.net.parameters()),
         "spikes": _spikes(lab, found),
         "cyclic": cyclic,
     }
@@ -192,8 +196,8 @@ def _read(choice: Any, make: MakeNeuron, cyclic: bool) -> Read:
 
 
 def _taught(lab: Laboratory) -> float:
-    """How much the first layer's probe is taught, as a share of what all its neurons are."""
-    grad = lab.learn(torch.arange(STEPS) % 2 == 0).grads[0]
+    """How much the output's errors teach the first layer's probe, as a share of what they teach all its neurons."""
+    grad = lab.learn(torch.arange(STEPS) % 2 == 0, Light(reader=OUTPUT)).grads[0]
     return float(grad[PROBE, :PROBE].norm() / grad.norm().clamp_min(1e-300))
 
 
@@ -201,7 +205,7 @@ def _ways(lab: Laboratory, choice: Any, make: MakeNeuron, cyclic: bool, read: Re
     """Whether the output's errors reach the first layer through the last hidden one, and whether past it."""
     if lab.rule.traits.rate:  # slopes of rates are no surrogates, and cannot be made deaf
         return True, read == "nothing"
-    deaf, light = Laboratory.of(choice, make, cyclic, deaf=True), Light(reader=0)
+    deaf, light = Laboratory.of(choice, make, cyclic, deaf=True), Light(reader=OUTPUT)
     heard, left = lab.learn(light=light).grads[0], deaf.learn(light=light).grads[0]
     whole = float(heard.norm())
     return float((heard - left).norm()) > SEEN * whole, float(left.norm()) > SEEN * whole
@@ -214,7 +218,7 @@ def _learned(found: Found) -> bool:
 
 def _heads(lab: Laboratory, found: Found) -> tuple[Head, ...]:
     """The readers beside the output that teach anybody."""
-    readers = range(1, len(found.readings))
+    readers = range(OUTPUT + 1, len(found.readings))
     heads = [Head(_source(lab, found, reader), _pupils(lab, reader)) for reader in readers]
     return tuple(head for head in heads if head.teaches)
 

@@ -129,10 +129,17 @@ def _further(found: Traced) -> str:
 def _heads(found: Traced) -> Iterator[str]:
     own = [NAMES[head.reads] for head in found.heads if head.teaches == (head.reads,)]
     if own:
-        yield f"{listed(own)} {'is' if len(own) == 1 else 'are each'} taught by a readout of its own too"
+        yield f"{_each(own)} taught by a readout of its own too"
     for head in found.heads:
         if head.teaches != (head.reads,):
             yield f"a readout of {NAMES[head.reads]} teaches {listed([NAMES[layer] for layer in head.teaches])} too"
+
+
+def _each(layers: Sequence[str]) -> str:
+    """Of hidden layers, each by itself."""
+    if len(layers) == len(NAMES) - 1:
+        return "every hidden layer is"
+    return f"{listed(layers)} is" if len(layers) == 1 else f"{listed(layers)} are each"
 
 
 def _memory(traits: Traits, grown: Growth | None, beside: Growth) -> Iterator[str]:
@@ -143,18 +150,16 @@ def _memory(traits: Traits, grown: Growth | None, beside: Growth) -> Iterator[st
 
 
 def _grown(of: str, at: Sequence[int], held: Sequence[int], beside: Sequence[int]) -> str:
-    more, most = held[-1] / held[0], beside[-1] / beside[0]
-    sizes = f"{bytes_of(held[-1])}, {bytes_of(held[0])}"
-    return f"{at[-1]} {of} take {more:.1f} times what {at[0]} take: {sizes} (with bptt {most:.1f} times)"
+    sizes = f"{bytes_of(held[0])} for {at[0]} {of}, {bytes_of(held[-1])} for {at[-1]}"
+    return f"{sizes}: {held[-1] / held[0]:.1f} times (bptt {beside[-1] / beside[0]:.1f})"
 
 
 def _needs(traits: Traits, found: Traced) -> Iterator[str]:
-    passes = "one forward pass" if found.passes == 1 else f"{found.passes} forward passes"
-    yield f"{passes}, {_backward(traits)}"
+    yield f"{_passes(found)}, {_backward(traits)}" if found.passes else _backward(traits)
     if found.own:
-        yield f"{counted(sum(found.own.values()), 'number')} of its own on the tiny network"
+        yield f"{counted(sum(found.own.values()), 'number')} of its own (the tiny network has {found.weights} weights)"
     if found.learned:
-        yield f"{counted(sum(found.learned.values()), 'number')} that are learned beside the weights there"
+        yield f"{counted(sum(found.learned.values()), 'number')} that are learned beside the weights"
     if traits.stochastic:
         yield "random numbers" + (", which change the outputs while it trains" if traits.perturbs else "")
     if traits.per_step_error:
@@ -165,11 +170,15 @@ def _needs(traits: Traits, found: Traced) -> Iterator[str]:
         yield f"time in chunks of at most {traits.max_chunk}"
 
 
+def _passes(found: Traced) -> str:
+    return "one forward pass" if found.passes == 1 else f"{found.passes} forward passes"
+
+
 def _backward(traits: Traits) -> str:
     if traits.backward == "time":
-        return "and a backward pass through all layers and all steps"
+        return "a backward pass through all layers and all steps"
     if traits.backward == "step":
-        return "and a backward pass through the layers, " + ("once a sequence" if traits.rate else "at every step")
+        return "a backward pass through the layers " + ("once a sequence" if traits.rate else "at every step")
     return "no backward pass"
 
 
@@ -186,8 +195,8 @@ def _walk(traits: Traits, found: Traced) -> Iterator[tuple[str, str]]:
 def _forward(traits: Traits, found: Traced) -> Iterator[str]:
     yield "Spikes travel up the layers; membranes carry what is left to the next step."
     if traits.from_loss:
-        runs = "in one pass" if found.passes == 1 else f"in {found.passes} passes"
-        yield f"Weights are tried out along random directions z, {runs}."
+        runs = f", in {_passes(found)}" if found.passes else ""
+        yield f"Weights are tried out along random directions z{runs}."
     elif traits.perturbs:
         yield "Noise z is added at every hidden neuron."
     if found.cyclic:
