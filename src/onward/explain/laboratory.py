@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,25 +85,31 @@ class Spotlight(Objective):
 
 
 class Tap(Forwarding):
-    """Notes how large the posts of every synapse are at every step; ``clock`` knows where the chunk at hand begins."""
+    """Notes how large the posts of every synapse are at every step; ``clock`` knows where the chunk at hand begins.
 
-    def __init__(self, inner: Sink, clock: Spotlight):
+    ``late``: all of them come when the sequence is over, in the order of its chunks.
+    """
+
+    def __init__(self, inner: Sink, clock: Spotlight, late: bool):
         super().__init__(inner)
-        self.clock = clock
+        self.clock, self.late = clock, late
         self.posts: dict[int, Tensor] = {}
+        self.steps: Counter[int] = Counter()
 
     def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
         """See `Sink.deposit`."""
         size = dense(post).detach().flatten(1).norm(dim=1).double()
-        self._note(node, 0 if len(size) == STEPS else self.clock.start, size)
+        self._note(node, size)
         super().deposit(node, pre, post, bias_gain)
 
     def contribute(self, node: Node, pre: Presynaptic, grads: Params) -> None:
         """See `Sink.contribute`."""
-        self._note(node, self.clock.start, torch.stack([grad.norm() for grad in grads.values()]).sum()[None].double())
+        self._note(node, torch.stack([grad.norm() for grad in grads.values()]).sum()[None].double())
         super().contribute(node, pre, grads)
 
-    def _note(self, node: Node, start: int, size: Tensor) -> None:
+    def _note(self, node: Node, size: Tensor) -> None:
+        start = self.steps[node.index] if self.late else self.clock.start
+        self.steps[node.index] += len(size)
         held = self.posts.setdefault(node.index, torch.zeros(STEPS, dtype=torch.float64))
         held[start : start + len(size)] += size
 
@@ -149,7 +156,10 @@ class Laboratory:
     def _learn(self, pulses: Tensor, light: Light, sequence: int) -> Found:
         net, objective = self.subject.net, Spotlight(self.objective, light)
         net.zero_grad()
-        tap, spikes = Tap(GradSink(net), objective), torch.zeros(HIDDEN, STEPS, WIDTH, dtype=torch.bool)
+        tap, spikes = (
+            Tap(GradSink(net), objective, self.rule.traits.memory == "O(T)"),
+            torch.zeros(HIDDEN, STEPS, WIDTH, dtype=torch.bool),
+        )
 
         def watch(record: Record) -> None:
             objective.begin(record.start)

@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onward.core import Feedback, Frames, Network, Neuron
 from onward.core.graph import Node
-from onward.surrogates import Surrogate
 
 STEPS, SAMPLES, INPUTS, WIDTH, HIDDEN, CLASSES = 4, 2, 4, 5, 3, 3
 PROBE = -1
@@ -32,12 +30,12 @@ BACK = 0.1
 MakeNeuron = Callable[[], Neuron]
 
 
-class Deaf(Surrogate):
-    """psi = 0: no error passes these neurons."""
+class Barrier(nn.Module):
+    """Lets signals through, and no error back."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Surrogate.__call__`."""
-        return torch.zeros_like(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """x, of slope 0."""
+        return x.detach() + 0 * x
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Tiny:
 def tiny(make: MakeNeuron, cyclic: bool, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
     """The network with neurons from ``make``; ``cyclic``: the last hidden layer speaks to the first one.
 
-    ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes the last hidden layer's neurons.
+    ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes back from the readout.
     """
     random = torch.Generator().manual_seed(3)
     stimulus = (torch.rand(STEPS, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
@@ -75,24 +73,24 @@ def tiny(make: MakeNeuron, cyclic: bool, *, heard: float = 0.0, deaf: bool = Fal
         height = _height(neuron, pulse)
     readout = torch.randn(CLASSES, WIDTH, generator=random, dtype=torch.float64) / height
     weights.append(torch.cat([readout, torch.full((CLASSES, 1), heard, dtype=torch.float64)], 1))
-    if deaf:
-        last: Any = neurons[-1]
-        last.surrogate = Deaf()
-    layers = [_linear(weight) for weight in weights]
-    net = Network(_looped(neurons, layers, BACK / height, random) if cyclic else _stack(neurons, layers))
-    return Tiny(net, tuple(node for layer in layers for node in net.synapses if node.module is layer), stimulus)
+    *layers, last = [_linear(weight) for weight in weights]
+    hidden = _looped(neurons, layers, BACK / height, random) if cyclic else _stack(neurons, layers)
+    net = Network(nn.Sequential(hidden, Barrier() if deaf else nn.Identity(), last))
+    return Tiny(
+        net, tuple(node for layer in (*layers, last) for node in net.synapses if node.module is layer), stimulus
+    )
 
 
 def _stack(neurons: list[Neuron], layers: list[nn.Linear]) -> nn.Sequential:
-    return nn.Sequential(*chain(*zip(layers, neurons, strict=False)), layers[-1])
+    return nn.Sequential(*chain(*zip(layers, neurons, strict=True)))
 
 
-def _looped(neurons: list[Neuron], layers: list[nn.Linear], scale: float, random: torch.Generator) -> nn.Sequential:
+def _looped(neurons: list[Neuron], layers: list[nn.Linear], scale: float, random: torch.Generator) -> Feedback:
     back = torch.randn(WIDTH + 1, WIDTH + 1, generator=random, dtype=torch.float64) * scale
     back[PROBE], back[:, PROBE] = 0, 0
-    entry, *above, readout = layers
+    entry, *above = layers
     body = nn.Sequential(neurons[0], *chain(*zip(above, neurons[1:], strict=True)))
-    return nn.Sequential(Feedback(entry, body, _linear(back)), readout)
+    return Feedback(entry, body, _linear(back))
 
 
 def _linear(weight: Tensor) -> nn.Linear:

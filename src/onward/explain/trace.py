@@ -7,7 +7,7 @@
 Then interventions, of which each asks one question:
 
     a probe that nobody hears, or hardly anybody     are weights, their signs, or neither read backwards?
-    no error passes the last hidden layer's neurons  do errors reach the layers below through it, or past it?
+    no error passes back from the readout            do errors reach hidden layers through it, or past it?
     one reader's errors alone, layers set to zero    which layers do readouts beside the output read, and teach?
     losses stay, errors are hidden                   are layers told errors, or what the loss was?
 
@@ -68,9 +68,9 @@ class Traced:
     """What was found of a rule: a route for every layer; errors come ``through`` the layers above, or ``direct``.
 
     ``told`` is what arrives where they come direct; ``read`` which weights are read backwards. ``passes`` is how often
-    the network ran over the sequence, if that was counted, and ``weights`` how many it has. ``own`` lists what the rule keeps and ``learned`` what it learns, by name and
-    size; ``adapts``: the former changes with every mini-batch. ``spikes`` are those of inputs and hidden layers.
-    ``cyclic``: the tiny network has a loop.
+    the network, which has so many ``weights``, ran over the sequence, if that was counted. ``own`` lists what the rule
+    keeps and ``learned`` what it learns, by name and size; ``adapts``: the former changes with every mini-batch.
+    ``spikes`` are those of inputs and hidden layers. ``cyclic``: the tiny network has a loop.
     """
 
     routes: tuple[Route, ...]
@@ -202,8 +202,8 @@ def _taught(lab: Laboratory) -> float:
 
 
 def _ways(lab: Laboratory, choice: Any, make: MakeNeuron, cyclic: bool, read: Read) -> tuple[bool, bool]:
-    """Whether the output's errors reach the first layer through the last hidden one, and whether past it."""
-    if lab.rule.traits.rate:  # slopes of rates are no surrogates, and cannot be made deaf
+    """Whether the output's errors reach the first layer through the readout, and whether past it."""
+    if lab.rule.traits.rate:  # they know no slopes but those of neurons' rates
         return True, read == "nothing"
     deaf, light = Laboratory.of(choice, make, cyclic, deaf=True), Light(reader=OUTPUT)
     heard, left = lab.learn(light=light).grads[0], deaf.learn(light=light).grads[0]
