@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onward.core import CrossEntropy, PerStep
 from onward.core.errors import ConfigError, OnwardError, UnknownName
+from onward.core.objective import objectives
 from onward.core.registry import Choice
 from onward.core.rule import Traits
 from onward.explain.equations import GRID, entries, printed, stated
 from onward.explain.growth import Growth, growth
+from onward.explain.tiny import Case
 from onward.explain.trace import Traced, claimed, traced
 from onward.explain.wording import Told, told
 from onward.neurons import neurons
 from onward.rules import rules
 from onward.train import RunConfig, parse_tokens
+from onward.train.parts import resolve_objective
 
 UNKNOWN = "not stated"
 ANY_CELL = "online"
@@ -89,21 +93,25 @@ def _flags(name: str) -> tuple[str, ...]:
 
 
 def _explained(name: str, config: RunConfig) -> Explanation:
-    def make():
-        return neurons.build(config.neuron)
-
-    choice, traits, cyclic = config.rule, rules.build(config.rule).traits, config.model.name == "feedback"
+    case, traits = _case(config), rules.build(config.rule).traits
     untraced, grown = "", None
     try:
-        found, grown = traced(choice, lambda: make().double(), cyclic), growth(choice, make)
+        found, grown = traced(case), growth(case)
     except OnwardError as error:
-        found, untraced = claimed(traits, cyclic), str(error)
-    beside = growth(rules.parse(BESIDE), make)
+        found, untraced = claimed(traits, case.cyclic), str(error)
+    beside = growth(Case(rules.parse(BESIDE), case.make, PerStep(CrossEntropy())))
     entry = next(registry.entry(name) for registry in (rules, *GRID.values()) if name in registry.names())
     return Explanation(
-        name, entry.summary, _cell(choice), choice, tuple(_equations(choice)), told(traits, found, grown, beside),
-        tuple(_sources(name, choice)), traits, found, untraced, grown, beside,
+        name, entry.summary, _cell(config.rule), config.rule, tuple(_equations(config.rule)),
+        told(traits, found, grown, beside), tuple(_sources(name, config.rule)), traits, found, untraced, grown, beside,
     )  # fmt: skip
+
+
+def _case(config: RunConfig) -> Case:
+    """What the rule is tried on: the configuration's neurons, and, for rules of rates, its objective."""
+    per_step = not rules.build(config.rule).traits.rate
+    objective = PerStep(CrossEntropy()) if per_step else objectives.build(resolve_objective(config))
+    return Case(config.rule, lambda: neurons.build(config.neuron), objective, config.model.name == "feedback")
 
 
 def _cell(choice: Choice) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from onward.core import CrossEntropy, Frames, KeyedDraws, Network, PerStep, Readout
-from onward.core.objective import Mean
+from onward.core import Frames, KeyedDraws, Network
 from onward.core.run import fit_chunk
-from onward.explain.tiny import MakeNeuron
+from onward.explain.tiny import Case, MakeNeuron
 from onward.plan.footprint import GRADIENTS, Stage, runs
 from onward.plan.onpaper import act
 from onward.plan.outline import outline
@@ -40,24 +38,23 @@ class Growth:
         return self.layers[-1] / self.layers[0]
 
 
-def growth(choice: Any, make: MakeNeuron) -> Growth:
-    """The growth of the rule that ``choice`` describes, for layers of 64 neurons and 32 samples; nothing is trained.
+def growth(case: Case) -> Growth:
+    """The growth of the rule of ``case``, for layers of 64 neurons and 32 samples; nothing is trained.
 
     Raises what `LearningRule.bind` does.
     """
-    base = held(choice, make, LAYERS[0], STEPS[0])
-    steps = [held(choice, make, LAYERS[0], steps) for steps in STEPS[1:]]
-    layers = [held(choice, make, layers, STEPS[0]) for layers in LAYERS[1:]]
+    base = held(case, LAYERS[0], STEPS[0])
+    steps = [held(case, LAYERS[0], steps) for steps in STEPS[1:]]
+    layers = [held(case, layers, STEPS[0]) for layers in LAYERS[1:]]
     return Growth((base, *steps), (base, *layers))
 
 
-def held(choice: Any, make: MakeNeuron, layers: int, steps: int) -> int:
+def held(case: Case, layers: int, steps: int) -> int:
     """Bytes at the peak beside weights and gradients: what a mini-batch holds, and what the rule keeps."""
-    rule, net = rules.build(choice), _stack(make, layers)
+    rule, net = rules.build(case.choice), _stack(case.make, layers)
     sample = Frames(torch.ones(steps, BATCH, WIDTH))
-    objective = Readout(CrossEntropy(), Mean()) if rule.traits.rate else PerStep(CrossEntropy())
     draws = KeyedDraws(0)
-    rule.bind(net, objective, sample, draws)
+    rule.bind(net, case.objective, sample, draws)
     chunk = fit_chunk(net, rule, 1, steps, online=False)
     stage = Stage(outline(net, sample, getattr(rule, "norms", None)), rule, BATCH)
     taken = act(stage, runs(rule, draws, steps, chunk, 0)).most

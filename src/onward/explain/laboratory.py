@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onward.core import CrossEntropy, GradSink, KeyedDraws, Objective, PerStep, Readout, Sink, run_sequence
+from onward.core import GradSink, KeyedDraws, Objective, Sink, run_sequence
 from onward.core.graph import Node
 from onward.core.interpret import Record
-from onward.core.objective import Mean
 from onward.core.rule import LearningRule
 from onward.core.signal import dense
 from onward.core.sink import Forwarding
 from onward.core.synapse import Params
 from onward.core.trace import Postsynaptic, Presynaptic
-from onward.explain.tiny import HIDDEN, STEPS, WIDTH, MakeNeuron, Tiny, tiny
+from onward.explain.tiny import HIDDEN, STEPS, WIDTH, Case, Tiny, tiny
 from onward.rules import rules
 
 WARMUP = 2
@@ -136,13 +135,12 @@ class Laboratory:
     saved: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, choice: Any, make: MakeNeuron, cyclic: bool, **options: Any) -> Laboratory:
+    def of(cls, case: Case, **options: Any) -> Laboratory:
         """The laboratory of a rule; ``options`` go to `tiny`. Raises what `LearningRule.bind` does."""
-        rule, subject = rules.build(choice), tiny(make, cyclic, **options)
-        reads = Readout(CrossEntropy(), Mean()) if rule.traits.rate else PerStep(CrossEntropy())
-        rule.bind(subject.net, reads, subject.frames(SILENCE), KeyedDraws(0))
+        rule, subject = rules.build(case.choice), tiny(case, **options)
+        rule.bind(subject.net, case.objective, subject.frames(SILENCE), KeyedDraws(0))
         whole = rule.traits.memory == "O(T)" or rule.whole(subject.net)
-        found = cls(rule, subject, STEPS if whole else 1, reads)
+        found = cls(rule, subject, STEPS if whole else 1, case.objective)
         for sequence in range(WARMUP):
             found._learn(SILENCE, Light(), sequence)
         found.saved = {name: value.clone() for name, value in rule.state_dict().items()}

@@ -16,8 +16,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from onward.core import Feedback, Frames, Network, Neuron
+from onward.core import Feedback, Frames, Network, Neuron, Objective
 from onward.core.graph import Node
+from onward.core.registry import Choice
 
 STEPS, SAMPLES, INPUTS, WIDTH, HIDDEN, CLASSES = 4, 2, 4, 5, 3, 3
 PROBE = -1
@@ -28,6 +29,16 @@ FACTORS = tuple(2.0**k for k in range(-4, 6))
 BACK = 0.1
 """How strong a loop is, beside a weight from layer to layer."""
 MakeNeuron = Callable[[], Neuron]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule by its ``choice``, the neurons that it is tried on, what they are to minimise, and whether in a loop."""
+
+    choice: Choice
+    make: MakeNeuron
+    objective: Objective
+    cyclic: bool = False
 
 
 class Barrier(nn.Module):
@@ -58,14 +69,14 @@ class Tiny:
         return torch.arange(SAMPLES) % CLASSES
 
 
-def tiny(make: MakeNeuron, cyclic: bool, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
-    """The network with neurons from ``make``; ``cyclic``: the last hidden layer speaks to the first one.
+def tiny(case: Case, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
+    """The network of ``case``; in a loop, the last hidden layer speaks to the first one.
 
     ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes back from the readout.
     """
     random = torch.Generator().manual_seed(3)
     stimulus = (torch.rand(STEPS, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
-    neurons, weights, signal, height = [make() for _ in range(HIDDEN)], list[Tensor](), stimulus, 1.0
+    neurons, weights, signal, height = [case.make().double() for _ in range(HIDDEN)], list[Tensor](), stimulus, 1.0
     for neuron in neurons:
         weight, signal = _scaled(neuron, signal, random)
         pulse = _pulse(neuron)
@@ -74,7 +85,7 @@ def tiny(make: MakeNeuron, cyclic: bool, *, heard: float = 0.0, deaf: bool = Fal
     readout = torch.randn(CLASSES, WIDTH, generator=random, dtype=torch.float64) / height
     weights.append(torch.cat([readout, torch.full((CLASSES, 1), heard, dtype=torch.float64)], 1))
     *layers, last = [_linear(weight) for weight in weights]
-    hidden = _looped(neurons, layers, BACK / height, random) if cyclic else _stack(neurons, layers)
+    hidden = _looped(neurons, layers, BACK / height, random) if case.cyclic else _stack(neurons, layers)
     net = Network(nn.Sequential(hidden, Barrier() if deaf else nn.Identity(), last))
     return Tiny(
         net, tuple(node for layer in (*layers, last) for node in net.synapses if node.module is layer), stimulus

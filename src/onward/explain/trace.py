@@ -25,7 +25,7 @@ from torch import Tensor
 
 from onward.core.rule import Traits
 from onward.explain.laboratory import ALL, Found, Laboratory, Light
-from onward.explain.tiny import CLASSES, HIDDEN, INPUTS, PROBE, SAMPLES, STEPS, WIDTH, MakeNeuron
+from onward.explain.tiny import CLASSES, HIDDEN, INPUTS, PROBE, SAMPLES, STEPS, WIDTH, Case
 
 LAYERS = HIDDEN + 1
 FOCUS = 1
@@ -122,12 +122,12 @@ def claimed(traits: Traits, cyclic: bool) -> Traced:
     return Traced((route,) * LAYERS, through, direct, read=read, spikes=silent, cyclic=cyclic)
 
 
-def traced(choice: Any, make: MakeNeuron, cyclic: bool) -> Traced:
-    """The experiments on the rule that ``choice`` describes, with neurons from ``make``.
+def traced(case: Case) -> Traced:
+    """The experiments on the rule of ``case``.
 
     Costs some forty mini-batches of two samples on twenty neurons. Raises what `LearningRule.bind` does.
     """
-    lab = Laboratory.of(choice, make, cyclic)
+    lab = Laboratory.of(case)
     found, own = lab.learn(), dict(lab.rule.named_buffers())
     common: dict[str, Any] = {
         "passes": lab.passes(),
@@ -136,13 +136,13 @@ def traced(choice: Any, make: MakeNeuron, cyclic: bool) -> Traced:
         "adapts": any(not torch.equal(own[name], lab.saved[name]) for name in _sizes(own) if name in lab.saved),
         "weights": sum(parameter.numel() for parameter in lab.subject.net.parameters()),
         "spikes": _spikes(lab, found),
-        "cyclic": cyclic,
+        "cyclic": case.cyclic,
     }
     if lab.rule.traits.from_loss:
         return Traced((Route("loss"),) * LAYERS, **common)
-    posts, pairs, read = _posts(lab), _pairs(lab), _read(choice, make, cyclic)
+    posts, pairs, read = _posts(lab), _pairs(lab), _read(case)
     routes = tuple(_route(lab, *layer) for layer in zip(pairs, posts, strict=True))
-    through, direct = _ways(lab, choice, make, cyclic, read)
+    through, direct = _ways(lab, case, read)
     told = "loss" if direct and _learned(lab.learn(light=Light(loss_alone=True))) else "errors"
     return Traced(routes, through, direct, told, read, _heads(lab, found), **common)
 
@@ -187,9 +187,9 @@ def _in_time(pairs: Tensor, posts: Tensor) -> Temporal:
     return "trace" if bool((pairs[earlier] > SEEN * pairs.amax()).any()) else "instant"
 
 
-def _read(choice: Any, make: MakeNeuron, cyclic: bool) -> Read:
+def _read(case: Case) -> Read:
     """What is read backwards: is a neuron taught that nobody hears, or hardly anybody?"""
-    unheard, whispering = (_taught(Laboratory.of(choice, make, cyclic, heard=heard)) for heard in (0.0, WHISPER))
+    unheard, whispering = (_taught(Laboratory.of(case, heard=heard)) for heard in (0.0, WHISPER))
     if unheard > SEEN:
         return "nothing"
     return "signs" if whispering > SEEN else "weights"
@@ -201,11 +201,11 @@ def _taught(lab: Laboratory) -> float:
     return float(grad[PROBE, :PROBE].norm() / grad.norm().clamp_min(1e-300))
 
 
-def _ways(lab: Laboratory, choice: Any, make: MakeNeuron, cyclic: bool, read: Read) -> tuple[bool, bool]:
+def _ways(lab: Laboratory, case: Case, read: Read) -> tuple[bool, bool]:
     """Whether the output's errors reach the first layer through the readout, and whether past it."""
     if lab.rule.traits.rate:  # they know no slopes but those of neurons' rates
         return True, read == "nothing"
-    deaf, light = Laboratory.of(choice, make, cyclic, deaf=True), Light(reader=OUTPUT)
+    deaf, light = Laboratory.of(case, deaf=True), Light(reader=OUTPUT)
     heard, left = lab.learn(light=light).grads[0], deaf.learn(light=light).grads[0]
     whole = float(heard.norm())
     return float((heard - left).norm()) > SEEN * whole, float(left.norm()) > SEEN * whole
