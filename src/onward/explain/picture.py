@@ -138,7 +138,7 @@ class Scene:
                 yield from self._down(column)
             if self.found.direct:
                 yield self._past(column)
-        yield from self._back()
+        yield from self._aside()
         if self.found.time == "rates" and self.found.cyclic:
             yield self._round()
         for layer in dict.fromkeys(head.reads for head in self.found.heads):
@@ -235,12 +235,15 @@ class Scene:
         drawn = _path(f"{way}{_into(x, self.row, column)}", CREDIT)
         return drawn + text(x + 5, (_y(OUTPUT) + _y(OUTPUT + 1)) / 2 + 4, label, "start", role=CREDIT)
 
-    def _back(self) -> Iterator[str]:
-        """From later steps to the one that is shown, in every layer on the way that keeps potentials."""
+    def _aside(self) -> Iterator[str]:
+        """From later steps to the one that is shown, in layers that errors cross back in time; or from earlier ones."""
+        columns = self._lit()
         for row in range(OUTPUT + 1, self.row + 1):
             if self.found.routes[INPUT - 1 - row].time == "back in time":
-                for column in range(self.at, max(self._lit())):
+                for column in range(self.at, max(columns)):
                     yield across(row, column + 1, column, CREDIT, 6)
+        for column in range(min(columns), self.at):
+            yield across(self.row, column, column + 1, CREDIT, 6)
 
     def _round(self) -> str:
         """From the first hidden layer to the last, through the loop."""
