@@ -52,7 +52,7 @@ def test_which_spikes_meet_which_errors(asked: tuple[str, ...], time: str, pairs
 
 def test_a_trace_fades_as_the_membrane_does() -> None:
     """a[t] = lam a[t-1] + s[t]: a spike meets the error of t at lam^(t-s)."""
-    pairs = explained("online", "--neuron.leak", "0.25").traced.routes[FOCUS].pairs
+    pairs = explained("online", "--neuron.decay", "0.25").traced.routes[FOCUS].pairs
     for t in range(1, STEPS):
         assert [pairs[s][t] / pairs[t][t] for s in range(t + 1)] == pytest.approx(
             [0.25 ** (t - s) for s in range(t + 1)]
@@ -133,7 +133,7 @@ def test_every_rule_and_choice_explains_itself_as_its_traits_claim(name: str) ->
     assert traits.weight_transport == (traced.read == "weights")
     assert (traits.backward == "none") == (not traced.through) or traits.rate
     assert traits.from_loss == (traced.time == "loss")
-    assert traits.rate == (traced.time == "rates")
+    assert (traits.rate and not traits.from_loss) == (traced.time == "rates")
     assert (traits.memory == "O(T)") == (traced.time == "back in time")
     assert found.growth is not None
     assert (found.growth.in_time > 0.8 * GROWN[-1] / GROWN[0]) == (traits.memory == "O(T)")

@@ -70,7 +70,7 @@ class Explanation:
 def explain(name: str = "", *flags: str) -> Explanation:
     """Explains the rule or the choice of the credit grid called ``name``; ``flags`` are those of ``onward train``.
 
-    Without a name, the rule that the flags choose. Trains a tiny network some forty times. Raises `UnknownName` with
+    Without a name, the rule that the flags choose. Trains a tiny network some fifteen times. Raises `UnknownName` with
     near names, and what `parse_tokens` raises.
 
     >>> explain("dfa").traced.direct

@@ -22,9 +22,9 @@ from onward.core.trace import Postsynaptic, Presynaptic
 from onward.explain.tiny import HIDDEN, STEPS, WIDTH, Case, Tiny, tiny
 from onward.rules import rules
 
-WARMUP = 2
+WARMUP = 1
 """Mini-batches before anything is looked at: feedback that is learned has to start somewhere."""
-SILENCE, ALL = torch.zeros(STEPS), torch.ones(STEPS)
+ALL = torch.ones(STEPS)
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,13 @@ class Tap(Forwarding):
 @dataclass(frozen=True)
 class Found:
     """What a mini-batch left: ``grads`` of the weights of every layer, ``posts`` ``[L, T]``, ``spikes`` ``[H, T, n]``
-    of the first sample, and what readers read."""
+    of the first sample, what readers read, and how often the network ran over the sequence."""
 
     grads: list[Tensor]
     posts: Tensor
     spikes: Tensor
     readings: list[Tensor]
+    passes: int
 
 
 @dataclass
@@ -138,20 +139,20 @@ class Laboratory:
     def of(cls, case: Case, **options: Any) -> Laboratory:
         """The laboratory of a rule; ``options`` go to `tiny`. Raises what `LearningRule.bind` does."""
         rule, subject = rules.build(case.choice), tiny(case, **options)
-        rule.bind(subject.net, case.objective, subject.frames(SILENCE), KeyedDraws(0))
+        rule.bind(subject.net, case.objective, subject.frames(), KeyedDraws(0))
         whole = rule.traits.memory == "O(T)" or rule.whole(subject.net)
         found = cls(rule, subject, STEPS if whole else 1, case.objective)
         for sequence in range(WARMUP):
-            found._learn(SILENCE, Light(), sequence)
+            found._learn(Light(), sequence)
         found.saved = {name: value.clone() for name, value in rule.state_dict().items()}
         return found
 
-    def learn(self, pulses: Tensor = SILENCE, light: Light | None = None) -> Found:
-        """A mini-batch in which probes spike at ``pulses`` ``[T]``."""
+    def learn(self, light: Light | None = None) -> Found:
+        """A mini-batch whose errors are let through as ``light`` says; all of them, unless told otherwise."""
         self.rule.load_state_dict({name: value.clone() for name, value in self.saved.items()})
-        return self._learn(pulses, light or Light(), WARMUP)
+        return self._learn(light or Light(), WARMUP)
 
-    def _learn(self, pulses: Tensor, light: Light, sequence: int) -> Found:
+    def _learn(self, light: Light, sequence: int) -> Found:
         net, objective = self.subject.net, Spotlight(self.objective, light)
         net.zero_grad()
         tap, spikes = (
@@ -165,23 +166,18 @@ class Laboratory:
                 sent = dense(record.firings[node.index].out).detach()[:, 0, :WIDTH]
                 spikes[layer, record.start : record.start + len(sent)] = sent != 0
 
-        run_sequence(
-            net, self.rule, objective, self.subject.frames(pulses), self.subject.labels, tap,
-            draws=KeyedDraws(0), sequence=sequence, chunk=self.chunk, watch=watch,
-        )  # fmt: skip
+        with _counted(net.neurons[0].module) as given:
+            run_sequence(
+                net, self.rule, objective, self.subject.frames(), self.subject.labels, tap,
+                draws=KeyedDraws(0), sequence=sequence, chunk=self.chunk, watch=watch,
+            )  # fmt: skip
         tap.flush()
         nothing = torch.zeros(STEPS, dtype=torch.float64)
         posts = torch.stack([tap.posts.get(node.index, nothing) for node in self.subject.layers])
         readings = [torch.cat(parts) for parts in objective.readings.values()]
-        return Found([_gradient(node) for node in self.subject.layers], posts, spikes, readings)
-
-    def passes(self) -> int:
-        """How often the first layer's neurons ran over the sequence: drives they were given, over those of one pass."""
-        given = list[int]()
-        neuron: Any = self.subject.net.neurons[0].module
-        with _counted(neuron, given):
-            self.learn()
-        return round(sum(given) / STEPS)
+        return Found(
+            [_gradient(node) for node in self.subject.layers], posts, spikes, readings, round(sum(given) / STEPS)
+        )
 
     @contextmanager
     def without(self, layer: int) -> Iterator[None]:
@@ -196,8 +192,9 @@ class Laboratory:
 
 
 @contextmanager
-def _counted(neuron: Any, given: list[int]) -> Iterator[None]:
-    """While it lasts, ``given`` lists how many steps of drive the neuron was given at a time."""
+def _counted(neuron: Any) -> Iterator[list[int]]:
+    """Lists how many steps of drive the neuron is given at a time, while it lasts."""
+    given = list[int]()
 
     def noting(way: Any) -> Any:
         def noted(x: Tensor, *rest: Any) -> Any:
@@ -213,7 +210,7 @@ def _counted(neuron: Any, given: list[int]) -> Iterator[None]:
     for way in ways:
         setattr(neuron, way, noting(getattr(neuron, way)))
     try:
-        yield
+        yield given
     finally:
         for way in ways:
             delattr(neuron, way)

@@ -1,10 +1,11 @@
-"""A network of four layers and four time steps, with a neuron in every layer that probes credit and disturbs nothing.
+"""A network of four layers and four time steps, with neurons in every layer that probe credit and disturb nothing.
 
-    inputs + 1 -> 5 + 1 neurons -> 5 + 1 neurons -> 5 + 1 neurons -> 3 outputs
+    inputs + 4 -> 5 + 4 neurons -> 5 + 4 neurons -> 5 + 4 neurons -> 3 outputs
 
-The last unit of every layer, the *probe*, is driven by the last input alone, and weighs nothing (or ``heard``) in what
-others hear. So spikes of a probe change no output, and the gradient of its outgoing weights shows how a rule pairs a
-presynaptic spike with errors; that of its incoming weights shows whether a neuron needs to be heard to be taught.
+The last units of every layer, the *probes*, are driven by the last inputs alone, each at a step of its own, and weigh
+nothing (or ``heard``) in what others hear. So spikes of a probe change no output, and the gradient of its outgoing
+weights shows how a rule pairs a presynaptic spike with errors; that of its incoming weights shows whether a neuron
+needs to be heard to be taught.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from onward.core.graph import Node
 from onward.core.registry import Choice
 
 STEPS, SAMPLES, INPUTS, WIDTH, HIDDEN, CLASSES = 4, 2, 4, 5, 3, 3
-PROBE = -1
-"""The place of the probe in every layer."""
+UNITS = WIDTH + STEPS
+"""Neurons of a layer, and a probe for every step."""
 RATE = 0.4
 """Spikes a neuron and step that weights are scaled towards."""
 FACTORS = tuple(2.0**k for k in range(-4, 6))
@@ -51,17 +52,17 @@ class Barrier(nn.Module):
 
 @dataclass(frozen=True)
 class Tiny:
-    """The network; ``layers`` are its synapses from input to output, ``stimulus`` what all but the probe hear."""
+    """The network; ``layers`` are its synapses from input to output, ``stimulus`` what all but the probes hear."""
 
     net: Network
     layers: tuple[Node, ...]
     stimulus: Tensor
 
-    def frames(self, pulses: Tensor) -> Frames:
-        """The stimulus, and in the first sample spikes of the probes at the steps where ``pulses`` ``[T]`` is 1."""
-        probe = torch.zeros(STEPS, SAMPLES, 1, dtype=torch.float64)
-        probe[:, 0, 0] = pulses
-        return Frames(torch.cat([self.stimulus, probe], 2))
+    def frames(self) -> Frames:
+        """The stimulus, and in the first sample spikes of the probes."""
+        probes = torch.zeros(STEPS, SAMPLES, STEPS, dtype=torch.float64)
+        probes[:, 0] = torch.eye(STEPS)
+        return Frames(torch.cat([self.stimulus, probes], 2))
 
     @property
     def labels(self) -> Tensor:
@@ -72,7 +73,7 @@ class Tiny:
 def tiny(case: Case, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
     """The network of ``case``; in a loop, the last hidden layer speaks to the first one.
 
-    ``heard`` is what the probe weighs in the next layer. ``deaf``: no error passes back from the readout.
+    ``heard`` is what probes weigh in the next layer. ``deaf``: no error passes back from the readout.
     """
     random = torch.Generator().manual_seed(3)
     stimulus = (torch.rand(STEPS, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
@@ -80,10 +81,10 @@ def tiny(case: Case, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
     for neuron in neurons:
         weight, signal = _scaled(neuron, signal, random)
         pulse = _pulse(neuron)
-        weights.append(_with_probe(weight, heard, pulse / height))
+        weights.append(_with_probes(weight, heard, pulse / height))
         height = _height(neuron, pulse)
     readout = torch.randn(CLASSES, WIDTH, generator=random, dtype=torch.float64) / height
-    weights.append(torch.cat([readout, torch.full((CLASSES, 1), heard, dtype=torch.float64)], 1))
+    weights.append(torch.cat([readout, torch.full((CLASSES, STEPS), heard, dtype=torch.float64)], 1))
     *layers, last = [_linear(weight) for weight in weights]
     hidden = _looped(neurons, layers, BACK / height, random) if case.cyclic else _stack(neurons, layers)
     net = Network(nn.Sequential(hidden, Barrier() if deaf else nn.Identity(), last))
@@ -97,8 +98,8 @@ def _stack(neurons: list[Neuron], layers: list[nn.Linear]) -> nn.Sequential:
 
 
 def _looped(neurons: list[Neuron], layers: list[nn.Linear], scale: float, random: torch.Generator) -> Feedback:
-    back = torch.randn(WIDTH + 1, WIDTH + 1, generator=random, dtype=torch.float64) * scale
-    back[PROBE], back[:, PROBE] = 0, 0
+    back = torch.zeros(UNITS, UNITS, dtype=torch.float64)
+    back[:WIDTH, :WIDTH] = torch.randn(WIDTH, WIDTH, generator=random, dtype=torch.float64) * scale
     entry, *above = layers
     body = nn.Sequential(neurons[0], *chain(*zip(above, neurons[1:], strict=True)))
     return Feedback(entry, body, _linear(back))
@@ -110,10 +111,10 @@ def _linear(weight: Tensor) -> nn.Linear:
     return layer
 
 
-def _with_probe(weight: Tensor, heard: float, pulse: float) -> Tensor:
-    """A column that weighs ``heard`` and a row that hears the probe of the layer below alone."""
-    whole = torch.zeros(weight.shape[0] + 1, weight.shape[1] + 1, dtype=torch.float64)
-    whole[:PROBE, :PROBE], whole[:PROBE, PROBE], whole[PROBE, PROBE] = weight, heard, pulse
+def _with_probes(weight: Tensor, heard: float, pulse: float) -> Tensor:
+    """Columns that weigh ``heard``, and rows of which each hears one probe of the layer below alone."""
+    whole = torch.full((UNITS, weight.shape[1] + STEPS), heard, dtype=torch.float64)
+    whole[:WIDTH, :-STEPS], whole[WIDTH:, :-STEPS], whole[WIDTH:, -STEPS:] = weight, 0, pulse * torch.eye(STEPS)
     return whole
 
 

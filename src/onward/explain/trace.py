@@ -1,12 +1,12 @@
 """How credit reaches a layer, found out by experiment in `onward.explain.laboratory`.
 
     pairs[l][s][t]   how much a presynaptic spike at step s and the error of step t together change layer l's weights:
-                     the gradient at a probe that spikes at s alone
+                     the gradient at the probe that spikes at s alone
     posts[l][r][t]   how much the error of step t tells layer l's neurons at step r, as deposits say it
 
 Then interventions, of which each asks one question:
 
-    a probe that nobody hears, or hardly anybody     are weights, their signs, or neither read backwards?
+    probes that nobody hears, or hardly anybody      are weights, their signs, or neither read backwards?
     no error passes back from the readout            do errors reach hidden layers through it, or past it?
     one reader's errors alone, layers set to zero    which layers do readouts beside the output read, and teach?
     losses stay, errors are hidden                   are layers told errors, or what the loss was?
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from onward.core.rule import Traits
 from onward.explain.laboratory import ALL, Found, Laboratory, Light
-from onward.explain.tiny import CLASSES, HIDDEN, INPUTS, PROBE, SAMPLES, STEPS, WIDTH, Case
+from onward.explain.tiny import HIDDEN, INPUTS, SAMPLES, STEPS, WIDTH, Case
 
 LAYERS = HIDDEN + 1
 FOCUS = 1
@@ -35,7 +35,7 @@ OUTPUT = 0
 SEEN = 1e-6
 """Of the largest number of its kind: what is smaller was not seen."""
 WHISPER = 1e-9
-"""How loud a probe that is hardly heard is."""
+"""How loud probes that are hardly heard are."""
 
 Temporal = Literal["back in time", "trace", "instant", "rates", "loss", "not known"]
 Read = Literal["weights", "signs", "nothing"]
@@ -125,12 +125,12 @@ def claimed(traits: Traits, cyclic: bool) -> Traced:
 def traced(case: Case) -> Traced:
     """The experiments on the rule of ``case``.
 
-    Costs some forty mini-batches of two samples on twenty neurons. Raises what `LearningRule.bind` does.
+    Costs some fifteen mini-batches of two samples on thirty neurons. Raises what `LearningRule.bind` does.
     """
     lab = Laboratory.of(case)
     found, own = lab.learn(), dict(lab.rule.named_buffers())
     common: dict[str, Any] = {
-        "passes": lab.passes(),
+        "passes": found.passes,
         "own": _sizes(own),
         "learned": _sizes(dict(lab.rule.named_parameters())),
         "adapts": any(not torch.equal(own[name], lab.saved[name]) for name in _sizes(own) if name in lab.saved),
@@ -140,10 +140,12 @@ def traced(case: Case) -> Traced:
     }
     if lab.rule.traits.from_loss:
         return Traced((Route("loss"),) * LAYERS, **common)
-    posts, pairs, read = _posts(lab), _pairs(lab), _read(case)
+    lit, alone = [lab.learn(light) for light in _lights(lab)], lab.learn(Light(reader=OUTPUT))
+    pairs, posts = torch.stack([_pairs(each) for each in lit], 2), torch.stack([each.posts for each in lit], 2)
     routes = tuple(_route(lab, *layer) for layer in zip(pairs, posts, strict=True))
-    through, direct = _ways(lab, case, read)
-    told = "loss" if direct and _learned(lab.learn(light=Light(loss_alone=True))) else "errors"
+    read = _read(alone, case)
+    through, direct = _ways(lab, alone, case, read)
+    told = "loss" if direct and bool(lab.learn(Light(loss_alone=True)).grads[0].any()) else "errors"
     return Traced(routes, through, direct, told, read, _heads(lab, found), **common)
 
 
@@ -158,21 +160,9 @@ def _lights(lab: Laboratory) -> list[Light]:
     return [Light(lit) for lit in steps]
 
 
-def _posts(lab: Laboratory) -> Tensor:
-    """``posts`` ``[L, T, columns]``, where probes are silent."""
-    return torch.stack([lab.learn(light=light).posts for light in _lights(lab)], 2)
-
-
-def _pairs(lab: Laboratory) -> Tensor:
-    """``pairs`` ``[L, T, columns]``; where probes are silent, gradients at them are zero."""
-    found = [[lab.learn(pulse, light).grads for light in _lights(lab)] for pulse in torch.eye(STEPS)]
-    sizes = [[[_outgoing(grads[layer]).norm() for grads in row] for row in found] for layer in range(LAYERS)]
-    return torch.tensor(sizes, dtype=torch.float64)
-
-
-def _outgoing(grad: Tensor) -> Tensor:
-    """The probe's weights to all but the next probe."""
-    return grad[:, PROBE] if len(grad) == CLASSES else grad[:PROBE, PROBE]
+def _pairs(found: Found) -> Tensor:
+    """One column of ``pairs``, ``[L, T]``: gradients at the probes' weights to all but the next probes."""
+    return torch.stack([grad[:WIDTH, -STEPS:].norm(dim=0) for grad in found.grads])
 
 
 def _route(lab: Laboratory, pairs: Tensor, posts: Tensor) -> Route:
@@ -187,33 +177,27 @@ def _in_time(pairs: Tensor, posts: Tensor) -> Temporal:
     return "trace" if bool((pairs[earlier] > SEEN * pairs.amax()).any()) else "instant"
 
 
-def _read(case: Case) -> Read:
-    """What is read backwards: is a neuron taught that nobody hears, or hardly anybody?"""
-    unheard, whispering = (_taught(Laboratory.of(case, heard=heard)) for heard in (0.0, WHISPER))
-    if unheard > SEEN:
+def _read(unheard: Found, case: Case) -> Read:
+    """What is read backwards: are neurons taught that nobody hears, or hardly anybody?"""
+    if _taught(unheard) > SEEN:
         return "nothing"
-    return "signs" if whispering > SEEN else "weights"
+    whispering = Laboratory.of(case, heard=WHISPER).learn(Light(reader=OUTPUT))
+    return "signs" if _taught(whispering) > SEEN else "weights"
 
 
-def _taught(lab: Laboratory) -> float:
-    """How much the output's errors teach the first layer's probe, as a share of what they teach all its neurons."""
-    grad = lab.learn(torch.arange(STEPS) % 2 == 0, Light(reader=OUTPUT)).grads[0]
-    return float(grad[PROBE, :PROBE].norm() / grad.norm().clamp_min(1e-300))
+def _taught(found: Found) -> float:
+    """How much the first layer's probes are taught, as a share of what all its neurons are."""
+    grad = found.grads[0]
+    return float(grad[WIDTH:, :-STEPS].norm() / grad.norm().clamp_min(1e-300))
 
 
-def _ways(lab: Laboratory, case: Case, read: Read) -> tuple[bool, bool]:
+def _ways(lab: Laboratory, heard: Found, case: Case, read: Read) -> tuple[bool, bool]:
     """Whether the output's errors reach the first layer through the readout, and whether past it."""
     if lab.rule.traits.rate:  # they know no slopes but those of neurons' rates
         return True, read == "nothing"
-    deaf, light = Laboratory.of(case, deaf=True), Light(reader=OUTPUT)
-    heard, left = lab.learn(light=light).grads[0], deaf.learn(light=light).grads[0]
-    whole = float(heard.norm())
-    return float((heard - left).norm()) > SEEN * whole, float(left.norm()) > SEEN * whole
-
-
-def _learned(found: Found) -> bool:
-    """Whether anything reached the first layer."""
-    return bool(found.grads[0].any())
+    left, whole = Laboratory.of(case, deaf=True).learn(Light(reader=OUTPUT)).grads[0], heard.grads[0]
+    least = SEEN * float(whole.norm())
+    return float((whole - left).norm()) > least, float(left.norm()) > least
 
 
 def _heads(lab: Laboratory, found: Found) -> tuple[Head, ...]:
@@ -234,7 +218,7 @@ def _source(lab: Laboratory, found: Found, reader: int) -> int:
 
 def _pupils(lab: Laboratory, reader: int) -> tuple[int, ...]:
     """The layers that learn when ``reader`` alone has errors."""
-    grads = lab.learn(light=Light(reader=reader)).grads
+    grads = lab.learn(Light(reader=reader)).grads
     return tuple(layer for layer, grad in enumerate(grads) if bool(grad.any()))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from onward.core import LearningRule, Traits
@@ -26,7 +24,7 @@ class Strange(LearningRule):
             backward="step", memory="O(1)", per_step_error=True, weight_transport=True, stochastic=False, max_chunk=2
         )
 
-    def allocate(self, net, sample, draws) -> None:  # noqa: ARG002
+    def allocate(self, net, sample, draws) -> None:
         raise TopologyMismatch(f"no network will do {HOSTILE}")
 
     def begin(self, lesson) -> None:
@@ -40,10 +38,10 @@ class Strange(LearningRule):
 
 
 @pytest.fixture
-def strange(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def strange(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(rules, "_entries", dict(rules._entries))
     rules.register("strange", Choice, lambda choice: Strange(), HOSTILE)
-    yield "strange"
+    return "strange"
 
 
 def test_a_rule_that_cannot_be_traced_is_explained_from_its_traits(strange: str) -> None:
@@ -110,6 +108,6 @@ def test_a_fact_wins_over_the_docstring() -> None:
 
 
 def test_columns_of_equations_stay_where_lines_share_them() -> None:
-    assert printed("delta  = a\nb      = sqrt(rho)") == "δ      = a\nb      = √(ρ)"
+    assert printed("delta  = a\nb      = sqrt(rho)") == "δ      = a\nb      = √(ρ)"  # noqa: RUF001
     assert printed("delta = a,   b = lam^(T - t)") == "δ = a,   b = λᵀ⁻ᵗ"
     assert printed("summary of thetas, lambda^age(k)") == "summary of thetas, λ^age(k)"
