@@ -137,7 +137,7 @@ def _memory(found: Explanation) -> Iterator[Section]:
         f"Beside weights and gradients, as planned for layers of {WIDTH} neurons and {BATCH} samples, a step at a time "
         f"where the rule can; {LAYERS[0]} layers over time, {STEPS[0]} steps over layers."
     )
-    yield Section("Memory", grid(charts), caption)
+    yield Section("Memory", grid(charts, 420), caption)
 
 
 def _traits(found: Explanation) -> Iterator[list[str]]:
@@ -176,6 +176,7 @@ def _moving(step: int) -> str:
     )
 
 
+_PRESSED = "background:var(--c-ink);border-color:var(--c-ink);color:var(--ground)"
 _CHOSEN = ",".join(f"#walk-{key}:checked~.tabs [for=walk-{key}]" for key in ("play", "all", 1, 2, 3, 4))
 _FOCUSED = ",".join(f"#walk-{key}:focus-visible~.tabs [for=walk-{key}]" for key in ("play", "all", 1, 2, 3, 4))
 STYLE = f"""
@@ -185,7 +186,7 @@ STYLE = f"""
 .tabs label{{padding:.3rem .9rem;border:1px solid var(--c-grid);border-radius:99px;background:var(--c-paper);
 font-size:.9rem;cursor:pointer}}
 .tabs label:hover{{border-color:var(--c-edge)}}
-{_CHOSEN}{{background:var(--c-ink);border-color:var(--c-ink);color:var(--ground)}}
+{_CHOSEN}{{{_PRESSED}}}
 {_FOCUSED}{{outline:2px solid var(--c-0);outline-offset:2px}}
 .scene{{display:grid;gap:1.25rem 2rem;align-items:start;grid-template-columns:minmax(0,3fr) minmax(15rem,2fr)}}
 .scene ol{{margin:0;padding-left:1.3rem}}
@@ -198,7 +199,8 @@ font-size:.9rem;cursor:pointer}}
 h3+pre{{margin-top:.4rem}}
 @media screen{{{"".join(map(_still, range(1, 5)))}}}
 @media screen and (prefers-reduced-motion:no-preference){{{"".join(map(_moving, range(1, 5)))}}}
-@media (prefers-reduced-motion:reduce){{[for=walk-play]{{display:none}}.scene g,.scene li{{transition:none}}}}
+@media (prefers-reduced-motion:reduce){{[for=walk-play]{{display:none}}
+#walk-play:checked~.tabs [for=walk-all]{{{_PRESSED}}}.scene g,.scene li{{transition:none}}}}
 @media (max-width:760px){{.scene{{grid-template-columns:minmax(0,1fr)}}}}
 @media (max-width:480px){{.words{{grid-template-columns:1fr}}}}
 @media print{{.tabs{{display:none}}.scene{{grid-template-columns:3fr 2fr}}}}
