@@ -21,7 +21,8 @@ LEFT, ACROSS, TOP, DOWN = 89, 78, 24, 68
 """The middle of the first place, and the distances from place to place."""
 WIDE, HIGH, ASIDE, AWAY, APART = 46, 26, 8, 39, 7.6
 """Of a place; how far from its middle arrows run, and lines past it; how far neurons stand from one another."""
-ROWS = ("error", "output", "layer 3", "layer 2", "layer 1", "input")
+ROWS = ("output", "layer 3", "layer 2", "layer 1", "input")
+"""Below errors."""
 ERROR, OUTPUT, INPUT = 0, 1, 1 + HIDDEN + 1
 FORWARD, CREDIT, LOCAL, NOISE, UPDATE = "edge", "1", "3", "4", "0"
 """Roles of colour."""
@@ -32,8 +33,9 @@ LABELS = {"weights": "Wᵀ", "signs": "sign Wᵀ"}
 def picture(title: str, traits: Traits, found: Traced) -> str:
     """The picture of a rule with these ``traits``, of which these things were ``found``, as SVG.
 
-    >>> from onward.explain.explanation import explain
-    >>> picture("dfa", *(lambda e: (e.traits, e.traced))(explain("dfa")))[:4]
+    >>> from onward.explain import explain
+    >>> dfa = explain("dfa")
+    >>> picture("dfa", dfa.traits, dfa.traced)[:4]
     '<svg'
     """
     scene = Scene(traits, found)
@@ -88,10 +90,8 @@ class Scene:
         left, high = _x(self.at) - WIDE / 2 - 8, _y(INPUT) + 42
         band = f'x="{left}" y="4" width="{WIDE + 16}" height="{high}" rx="12" fill-opacity="0.35"'
         yield f"<rect {band} {paint(fill='grid')}/>"
-        for row, name in enumerate(ROWS):
-            yield text(
-                4, _y(row) + 4, "loss" if row == ERROR and self.found.time == "loss" else name, "start", role="mute"
-            )
+        for row, name in enumerate(("loss" if self.found.time == "loss" else "error", *ROWS)):
+            yield text(4, _y(row) + 4, name, "start", role="mute")
         names = [f"t = {column + 1}" for column in range(STEPS)] + ["mean" if self.found.time == "rates" else ""]
         for column, name in enumerate(names):
             yield text(_x(column), _y(INPUT) + 36, name, "middle", role="ink" if column == self.at else "mute")
@@ -216,7 +216,7 @@ class Scene:
         """The columns whose errors reach the layer at the step that is shown."""
         if self.sums:
             return [STEPS]
-        return [column for column, value in enumerate(self.found.routes[FOCUS].posts[self.at]) if value]
+        return [column for column, value in enumerate(self.found.routes[FOCUS].posts[self.at]) if value] or [self.at]
 
     def _down(self, column: int) -> Iterator[str]:
         """Through the layers above."""

@@ -94,8 +94,8 @@ class Traced:
 
     @property
     def lit(self) -> tuple[bool, ...]:
-        """Which errors, by their column, reach the layer that is shown."""
-        return tuple(any(column) for column in zip(*self.routes[FOCUS].posts, strict=True))
+        """Which errors, by their column, teach the layer that is shown."""
+        return tuple(any(column) for column in zip(*self.routes[FOCUS].pairs, strict=True))
 
     @property
     def step(self) -> int:

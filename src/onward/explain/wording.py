@@ -210,5 +210,6 @@ def _error(found: Traced) -> str:
         return "Every layer's spikes become one mean, and the mean output is compared with the label, once."
     if found.time == "back in time":
         return "Every step's output is compared with the label; errors wait until the sequence has ended."
-    some = "" if all(found.lit) else " Only some steps take part; here they are the ones with a solid ring."
+    lit = [f"t = {step}" for step, lit in enumerate(found.lit, 1) if lit]
+    some = f" Only some errors are used, here of {listed(lit)}." if 0 < len(lit) < len(found.lit) else ""
     return f"Every step's output is compared with the label at once.{some}"

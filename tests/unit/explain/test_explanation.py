@@ -111,3 +111,15 @@ def test_columns_of_equations_stay_where_lines_share_them() -> None:
     assert printed("delta  = a\nb      = sqrt(rho)") == "δ      = a\nb      = √(ρ)"  # noqa: RUF001
     assert printed("delta = a,   b = lam^(T - t)") == "δ = a,   b = λᵀ⁻ᵗ"
     assert printed("summary of thetas, lambda^age(k)") == "summary of thetas, λ^age(k)"
+
+
+def test_steps_that_take_no_part_are_said_and_drawn() -> None:
+    found = explain("sltt-k", "--rule.k", "2")
+    used = [f"t = {step}" for step, lit in enumerate(found.traced.lit, 1) if lit]
+    assert dict(found.told.walk)["Error"].endswith(f"here of {used[0]} and {used[1]}.")
+    assert explanation_page(found).count('cy="24" r="13"') == 4
+
+
+def test_errors_that_come_late_come_from_the_step_before() -> None:
+    found = explain("sltt", "--rule.error-delay", "1").traced
+    assert [t for t, value in enumerate(found.routes[1].posts[found.step]) if value] == [found.step - 1]
