@@ -77,7 +77,7 @@ def _walk(found: Explanation) -> Section:
 
 
 def _where(found: Explanation) -> str:
-    step = "" if found.traced.time in ("rates", "loss") else f" at step {found.traced.step + 1}"
+    step = "" if found.traced.whole else f" at step {found.traced.step + 1}"
     place = "All weights" if found.traced.time == "loss" else f"The weights into {NAMES[FOCUS]}{step}"
     return place if found.untraced else f"{place}, as traced in a network of three hidden layers of five neurons"
 
@@ -106,7 +106,7 @@ def _sentence(line: str) -> str:
 def _meetings(found: Explanation) -> Iterator[Section]:
     """Which spikes met which errors in the layer that is shown."""
     pairs = found.traced.routes[FOCUS].pairs
-    if found.untraced or len(pairs) != len(pairs[:1] and pairs[0]):
+    if found.untraced or found.traced.whole:
         return
     rows = {f"spike {step}": [100 * value for value in row] for step, row in enumerate(pairs, 1)}
     shades = panels.table_of_shades("", rows, "error of step")

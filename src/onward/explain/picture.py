@@ -66,19 +66,14 @@ class Scene:
     found: Traced
 
     @property
-    def sums(self) -> bool:
-        """Whether a last column stands for the whole sequence."""
-        return self.found.time in ("rates", "loss")
-
-    @property
     def columns(self) -> int:
-        """Time steps, and perhaps the whole sequence."""
-        return STEPS + self.sums
+        """Time steps, and perhaps one for the whole sequence."""
+        return STEPS + self.found.whole
 
     @property
     def at(self) -> int:
         """The column where credit is shown."""
-        return STEPS if self.sums else self.found.step
+        return STEPS if self.found.whole else self.found.step
 
     @property
     def row(self) -> int:
@@ -121,7 +116,7 @@ class Scene:
             yield from self._gathered(OUTPUT)
             yield place(OUTPUT, STEPS, CREDIT)
             yield text(_x(STEPS), _y(OUTPUT) + 4, "all o", "middle", size=11)
-        if self.sums:
+        if self.found.whole:
             yield self._compared(STEPS, "L" if self.found.time == "loss" else "e", 1.0)
             return
         shown = self._lit()
@@ -214,7 +209,7 @@ class Scene:
 
     def _lit(self) -> list[int]:
         """The columns whose errors reach the layer at the step that is shown."""
-        if self.sums:
+        if self.found.whole:
             return [STEPS]
         return [column for column, value in enumerate(self.found.routes[FOCUS].posts[self.at]) if value] or [self.at]
 

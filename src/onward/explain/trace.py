@@ -93,6 +93,11 @@ class Traced:
         return self.routes[FOCUS].time
 
     @property
+    def whole(self) -> bool:
+        """Whether there is one error of the whole sequence, or none but losses."""
+        return self.time in ("rates", "loss")
+
+    @property
     def lit(self) -> tuple[bool, ...]:
         """Which errors, by their column, teach the layer that is shown."""
         return tuple(any(column) for column in zip(*self.routes[FOCUS].pairs, strict=True))

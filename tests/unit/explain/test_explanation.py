@@ -123,3 +123,8 @@ def test_steps_that_take_no_part_are_said_and_drawn() -> None:
 def test_errors_that_come_late_come_from_the_step_before() -> None:
     found = explain("sltt", "--rule.error-delay", "1").traced
     assert [t for t, value in enumerate(found.routes[1].posts[found.step]) if value] == [found.step - 1]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("dfa", True), ("dsr", False), ("mezo", False), ("query", False)])
+def test_a_table_of_meetings_stands_where_steps_have_errors_of_their_own(name: str, shown: bool) -> None:
+    assert ("Which spikes meet which errors" in explanation_page(explain(name))) == shown
