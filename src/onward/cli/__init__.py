@@ -95,6 +95,16 @@ app.command(
     usage="Usage: onward rules [NAME] [--json]",
 )
 app.command(
+    "onward.cli.explain:explain",
+    name="explain",
+    help="Show how a learning rule assigns credit: equations, what is local, what travels, memory, and a picture.\n\n"
+    "The rule is tried on a network of three hidden layers and four time steps. NAME is a rule or a choice of the "
+    "credit grid (`onward rules` lists them), and flags are those of `onward train`. For example:\n\n"
+    "onward explain opzo --out opzo.html\n\n"
+    "onward explain online --rule.temporal sltt --rule.spatial dfa --rule.local ll",
+    usage="Usage: onward explain [NAME] [--FIELD VALUE ...] [--out FILE.html] [--json]",
+)
+app.command(
     "onward.cli.doctor:doctor",
     name="doctor",
     help="Show what this machine has (versions, kernels, data, disk space), and try what training needs.\n\n"

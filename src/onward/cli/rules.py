@@ -38,6 +38,7 @@ def rules(
         for line in lines:
             _show(out, line)
     out.print("Use one: onward train --rule NAME. Mix: --rule.temporal NAME --rule.spatial NAME --rule.local NAME")
+    out.print("What one does: onward explain NAME, and a picture of it: onward explain NAME --out NAME.html")
     out.print("Tasks one after the other: onward train --stream NAME --transform NAME --rule NAME")
     emit(json, listed)
 

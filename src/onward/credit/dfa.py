@@ -112,12 +112,22 @@ spatials.register(
     DirectFeedbackOptions,
     lambda choice: DFA(choice.scale),
     "direct feedback through fixed random matrices",
-    facts={"paper": "Nokland 2016", "published": "equation", "inferred": "scale of B"},
+    facts={
+        "paper": "Nokland 2016",
+        "published": "equation",
+        "inferred": "scale of B",
+        "equation": "g^l[t] = B^l e[t],    B^l random and fixed",
+    },
 )
 spatials.register(
     "dkp",
     DirectFeedbackOptions,
     lambda choice: DKP(choice.scale),
     "direct feedback through matrices learned like the readout",
-    facts={"paper": "Kolen & Pollack 1994; Nokland 2020", "published": "idea", "inferred": "update of B"},
+    facts={
+        "paper": "Kolen & Pollack 1994; Nokland 2020",
+        "published": "idea",
+        "inferred": "update of B",
+        "equation": "g^l[t] = B^l e[t],    dL/dB^l = sum_t a^l[t] e[t]^T",
+    },
 )

@@ -191,24 +191,30 @@ _FACTS = {
     "published": "idea and results",
     "inferred": "weight, pooling, position",
 }
+_EQUATION = "g_local^l[t] = eta (R^l)^T e_loc^l[t],    dR^l = sum_t e_loc^l[t] s^l[t]^T"
 locals_.register(
     "none",
     Choice,
     lambda choice: NoLocal(),
     "no local credit",
-    facts={"paper": "none needed", "published": "every rule's results but those with LL", "inferred": "none"},
+    facts={
+        "paper": "none needed",
+        "published": "every rule's results but those with LL",
+        "inferred": "none",
+        "equation": "",
+    },
 )
 locals_.register(
     "ll",
     LocalOptions,
     lambda c: LocalLearning(c.weight, c.pool),
     "a linear readout at every hidden layer, whose own transpose carries the local error",
-    facts=_FACTS,
+    facts={**_FACTS, "equation": _EQUATION},
 )
 locals_.register(
     "ll-igl",
     IntermediateOptions,
     lambda c: IntermediateGlobal(c.weight, c.position, c.pool),
     "local readouts, one of which also teaches the layers below it",
-    facts=_FACTS,
+    facts={**_FACTS, "equation": f"{_EQUATION}; e_loc^k[t] also goes to layers l < k as e[t] does"},
 )

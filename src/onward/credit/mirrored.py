@@ -94,12 +94,20 @@ spatials.register(
     Choice,
     lambda choice: FeedbackAlignment(),
     "back-propagation through fixed random weights",
-    facts={"paper": "Lillicrap et al. 2016", **_FACTS},
+    facts={
+        "paper": "Lillicrap et al. 2016",
+        "equation": "g^l[t] = B^{l+1} delta^{l+1}[t],    B^{l+1} random and fixed",
+        **_FACTS,
+    },
 )
 spatials.register(
     "sign-symmetric",
     Choice,
     lambda choice: SignSymmetric(),
     "back-propagation through the signs of the weights",
-    facts={"paper": "Liao et al. 2016", **_FACTS},
+    facts={
+        "paper": "Liao et al. 2016",
+        "equation": "g^l[t] = scale sign(W^{l+1})^T delta^{l+1}[t]",
+        **_FACTS,
+    },
 )

@@ -63,5 +63,10 @@ temporals.register(
     SLTTKOptions,
     lambda choice: SLTTK(choice.k, choice.rescale),
     "instantaneous, at K of T steps drawn for every mini-batch",
-    facts={"paper": "Meng et al. 2023", "published": "equations and code", "inferred": "none"},
+    facts={
+        "paper": "Meng et al. 2023",
+        "published": "equations and code",
+        "inferred": "none",
+        "equation": "dW[t] = delta[t] s[t]^T at K of T steps, drawn anew for every mini-batch",
+    },
 )

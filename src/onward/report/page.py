@@ -41,8 +41,8 @@ def joined(*parts: Any) -> Html:
     return Html("\n".join(map(html, parts)))
 
 
-def page(title: str, sections: Iterable[Section], lead: str = "") -> str:
-    """A whole page: ``title``, ``lead`` below it, links to the ``sections``, and these.
+def page(title: str, sections: Iterable[Section], lead: str = "", style: str = "") -> str:
+    """A whole page: ``title``, ``lead`` below it, links to the ``sections``, and these; ``style`` is CSS of its own.
 
     >>> page("<script>", [Section("Numbers", table([["loss", 0.5]]))]).count("<script>")
     0
@@ -56,7 +56,7 @@ def page(title: str, sections: Iterable[Section], lead: str = "") -> str:
             "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">",
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>\n<style>{palette.style()}{STYLE}</style>\n</head>\n<body>",
+            f"<title>{escape(title)}</title>\n<style>{palette.style()}{STYLE}{style}</style>\n</head>\n<body>",
             f"<header>\n<h1>{escape(title)}</h1>\n{html(lead)}\n{_contents(parts)}\n</header>\n<main>",
             *map(_section, parts),
             "</main>\n</body>\n</html>\n",

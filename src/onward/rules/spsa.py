@@ -261,7 +261,12 @@ rules.register(
     lambda choice: _build(Antithetic(choice.eps), choice),
     "two forward passes with weights moved back and forth; memory of inference",
     defaults={"norm_over": "step"},
-    facts={"paper": "Malladi et al. 2023", "published": "equations, code", "inferred": "eps and rate for SNNs"},
+    facts={
+        "paper": "Malladi et al. 2023",
+        "published": "equations, code",
+        "inferred": "eps and rate for SNNs",
+        "equation": "gradient = (1/n) sum_i [L(w + eps z_i) - L(w - eps z_i)] / (2 eps)  z_i",
+    },
     brings=DESCENT,
 )
 rules.register(
@@ -270,7 +275,12 @@ rules.register(
     lambda choice: _build(OneSided(choice.eps), choice),
     "the network itself and one forward pass a direction with weights moved",
     defaults={"norm_over": "step"},
-    facts={"paper": "Ruan et al. 2020", "published": "equations, code", "inferred": "eps and rate for SNNs"},
+    facts={
+        "paper": "Ruan et al. 2020",
+        "published": "equations, code",
+        "inferred": "eps and rate for SNNs",
+        "equation": "gradient = (1/n) sum_i [L(w + eps z_i) - L(w)] / eps  z_i",
+    },
     brings=DESCENT,
 )
 rules.register(
@@ -279,7 +289,12 @@ rules.register(
     lambda choice: _build((Residual if choice.residual else OnePoint)(choice.eps), choice),
     "one forward pass with weights moved; its loss against that of the mini-batch before",
     defaults={"norm_over": "step"},
-    facts={"paper": "Zhang et al. 2022", "published": "equations", "inferred": "eps and rate for SNNs"},
+    facts={
+        "paper": "Zhang et al. 2022",
+        "published": "equations",
+        "inferred": "eps and rate for SNNs",
+        "equation": "gradient = (1/n) sum_i [L(w + eps z_i) - L of the mini-batch before] / eps  z_i",
+    },
     brings={"optim": {**DESCENT["optim"], "lr": 1e-3}},
 )
 rules.register(
@@ -288,6 +303,11 @@ rules.register(
     lambda choice: _build((Ranked if choice.shaping == "ranks" else Antithetic)(choice.eps), choice),
     "antithetic evolution strategies: a population of networks, ranked by loss",
     defaults={"norm_over": "step", "directions": 32},
-    facts={"paper": "Salimans et al. 2017", "published": "equations", "inferred": "population and rate for SNNs"},
+    facts={
+        "paper": "Salimans et al. 2017",
+        "published": "equations",
+        "inferred": "population and rate for SNNs",
+        "equation": "gradient = (1/n) sum_i [R(w + eps z_i) - R(w - eps z_i)] / (2 eps)  z_i,  R ranks of losses",
+    },
     brings={"optim": {"name": "adam", "lr": 1e-2}},
 )
