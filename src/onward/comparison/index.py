@@ -66,10 +66,21 @@ def index(reproductions: Iterable[Reproduction]) -> str:
     parts.append(f"Not run yet: {', '.join(f'`{one.name}`' for one in known if not one.found) or 'none'}.\n")
     if missed:
         parts.append("What was not reached: " + "; ".join(_misses(one) for one in missed) + ".\n")
-    parts += [_section(one) for one in run]
+    parts += [*_side_by_side(run), *map(_section, run)]
     parts += [INFERRED, OPZO, _table(("choice", "publication", "here"), provenance()), "### Rules\n"]
     parts.append(_table(("name", "publication", "published", "inferred"), _rules()))
     return "\n".join(parts)
+
+
+def _side_by_side(run: Sequence[Reproduction]) -> Iterator[str]:
+    """A table for each set of recipes that have rows in common: rows down, recipes across."""
+    for table in dict.fromkeys(one.table for one in run if one.table):
+        ones = [one for one in run if one.table == table]
+        labels = dict.fromkeys(row.label for one in ones for row in one.rows)
+        shared = [label for label in labels if sum(label in one.found for one in ones) > 1]
+        rows = ([label, *(one.found[label].told if label in one.found else "" for one in ones)] for label in shared)
+        yield f"## {table}\n"
+        yield _table(("row", *map(_link, ones)), rows)
 
 
 def _rules() -> Iterator[tuple[str, ...]]:

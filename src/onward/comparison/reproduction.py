@@ -73,7 +73,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One recipe; ``by`` is the command that runs it where ``onward reproduce`` cannot."""
+    """One recipe; ``by`` is the command that runs it where ``onward reproduce`` cannot.
+
+    Recipes with the same ``table`` have rows in common, which the index shows side by side.
+    """
 
     name: str
     path: Path
@@ -87,6 +90,7 @@ class Reproduction:
     notes: tuple[str, ...] = ()
     found: Mapping[str, Found] = field(default_factory=dict)
     published_rows: Mapping[str, str] = field(default_factory=dict)
+    table: str = ""
 
     @property
     def verdict(self) -> str:
@@ -133,6 +137,7 @@ def read(path: Path) -> Reproduction:
             tuple(recipe.get("notes", ())),
             {result["label"]: _recorded(result) for result in recipe.get("result", ())},
             {**curves, **own},
+            recipe.get("table", ""),
         )
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{path}: [recipe] is not a reproduction: {type(error).__name__}, {error}") from None

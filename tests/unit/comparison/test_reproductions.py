@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from onward.cli import main
 from onward.comparison.index import index
 from onward.comparison.reproduction import FAILS, HOLDS, OPEN, Check, Found, every, read
+from onward.comparison.rows import as_row
 from onward.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+ROWS = tuple(as_row({"label": label}) for label in "ab")
 FOUND = {
     "a": Found("a", (0, 1), {"accuracies": (98.0, 99.0), "backward": (-1.0, -2.0)}),
     "b": Found("b", (0,), {"accuracies": (98.2,), "last": (1.6,)}),
@@ -106,3 +109,13 @@ def test_every_number_of_the_index_is_a_result() -> None:
         for found in one.found.values():
             mean = sum(found.values["accuracies"]) / len(found.values["accuracies"])
             assert re.search(rf"\| {re.escape(found.label)} \|.*\| {mean:.2f}", index([one]))
+
+
+def test_recipes_of_one_table_stand_side_by_side() -> None:
+    one = replace(read(ROOT / "recipes" / "mnist-mlp.toml"), name="one", found=FOUND, rows=ROWS, table="Together")
+    other = replace(one, name="other", found={"b": FOUND["b"]})
+    page = index([one, other, replace(one, name="apart", table="")])
+    _, together = page.split("## Together\n\n")
+    assert together.split("\n\n")[0].splitlines()[2:] == [
+        "| b | 98.20 %, 1.600 last losses | 98.20 %, 1.600 last losses |"
+    ]
