@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/explanation"))
-    parser.add_argument("--rows", nargs="*", default=["BP", "DFA", "DKP", "OPZO", "ZO"])
+    parser.add_argument("--rows", nargs="*", default=["BP", "DFA", "OPZO", "ZO"])
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--settle", type=int, default=500)
     parser.add_argument("--draws", type=int, default=100)
