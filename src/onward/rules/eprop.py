@@ -22,10 +22,9 @@ samples together. Independent of T either way. Source: Bellec et al. 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -35,30 +34,26 @@ from torch import Tensor
 from onward.core.credit_walk import CreditWalk, pull_back
 from onward.core.draws import Draws
 from onward.core.errors import TopologyMismatch
-from onward.core.graph import Kind, Node
+from onward.core.graph import Node
 from onward.core.inner import step_credit
 from onward.core.interpret import Record, run_walk, shapes
 from onward.core.network import Network
-from onward.core.neuron import Adaptation
 from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
 from onward.core.rule import Holds, LearningRule, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, dense
-from onward.core.synapse import effective, ops_of
+from onward.core.synapse import effective
 from onward.core.trace import Presynaptic
 from onward.credit.base import Credit, Head, Spatial
 from onward.credit.bp import BackPropagation
 from onward.credit.dfa import DFA, DKP
+from onward.credit.eligibility import Eligibilities, Fed, Told, adaptation_of, as_gradients, by_place, fed_by, rows_of
 from onward.credit.ottt import OTTT, Exact
 from onward.credit.ports import NOWHERE, check_paths, output_port
 from onward.credit.posts import Posts
-from onward.kernels.feedback import Feedback
 from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
-
-_WHERE = "where neurons adapt, the readout leaks or firing rates are regularised"
-_WAY_OUT = "use rule 'ottt', or neurons that do not adapt, a readout without memory and rule.c-reg 0"
 
 
 class EProp(LearningRule):
@@ -87,8 +82,8 @@ class EProp(LearningRule):
         sizes = shapes(net, sample, draws)
         self._port, self._kappa = output_port(net, sizes), _readout_leak(net)
         check_paths(net, self.feedback.crosses_spikes)
-        lasting = [node for node in net.hidden if self._kappa or self.rates or _adaptation(node)]
-        self._weighed = {neuron.index: _fed(net, neuron) for neuron in lasting}
+        lasting = [node for node in net.hidden if self._kappa or self.rates or adaptation_of(node)]
+        self._weighed = {neuron.index: fed_by(net, neuron) for neuron in lasting}
         self.feedback.allocate(net, sizes, [self._port], draws)
         weight = next(net.parameters())
         self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
@@ -118,7 +113,7 @@ class EProp(LearningRule):
             fed.node.index
             for index, found in self._weighed.items()
             for fed in found
-            for _ in range(bool(self._kappa) + (_adaptation(net.nodes[index]) is not None))
+            for _ in range(bool(self._kappa) + (adaptation_of(net.nodes[index]) is not None))
         ]
         fed = [fed.node.module for found in self._weighed.values() for fed in found] if self.rates else []
         sums = sum(parameter.nbytes for module in fed for parameter in effective(module).values())
@@ -189,14 +184,14 @@ class EProp(LearningRule):
         node, slope = fed.node, record.firings[neuron.index].slope
         mask = fed.mask(lesson.carry, slope[0])
         eligible = Eligibilities(
-            lesson.carry, f"synapse {node.index}", self._kappa, _adaptation(neuron), mask, self.rates is not None
+            lesson.carry, f"synapse {node.index}", self._kappa, adaptation_of(neuron), mask, self.rates is not None
         )
-        rows = _rows(node, dense(pre), self._ones(lesson.net, node, record), lesson.sink.params(node))
-        steps = zip(rows, map(_by_place, slope), told.steps(slope), strict=True)
+        rows = rows_of(node, dense(pre), self._ones(lesson.net, node, record), lesson.sink.params(node))
+        steps = zip(rows, map(by_place, slope), told.steps(slope), strict=True)
         total = reduce(Tensor.add_, (eligible.step(a, psi, *signals) for a, psi, signals in steps))
         if told.pull is not None:
             total += told.pull[:, None] * eligible.sums
-        lesson.sink.contribute(node, pre, _split(total, lesson.sink.params(node)))
+        lesson.sink.contribute(node, pre, as_gradients(total, lesson.sink.params(node)))
 
     def _ones(self, net: Network, node: Node, record: Record) -> list[float]:
         """The trace of the constant input that a bias weighs."""
@@ -205,93 +200,6 @@ class EProp(LearningRule):
 
     def _spike_trace(self, lesson: Lesson, record: Record, node: Node) -> Presynaptic:
         return self.memory.toward_output(lesson.net, node, record.firings[node.index].out, lesson.carry)
-
-
-class Eligibilities:
-    """Those of all weights of a synapse and all samples, ``[B, P, out, n]`` for P places.
-
-    They are kept in the carry and change in place: nothing else of their size is made. ``mask`` ``[B, P, out]``
-    multiplies the synapse's drives, if there is one. ``summed`` keeps their sum over places, samples and steps, too.
-    """
-
-    def __init__(
-        self,
-        carry: Carry,
-        owner: str,
-        kappa: float,
-        adaptation: Adaptation | None,
-        mask: Tensor | None,
-        summed: bool = False,
-    ):
-        self.kept, self.kappa, self.adaptation, self.mask = carry.traces, kappa, adaptation, mask
-        self.slow, self.filtered = f"{owner}, adaptation", f"{owner}, eligibility"
-        self.carry, self.whole, self.summed = carry, f"{owner}, eligibilities", summed
-
-    @property
-    def sums(self) -> Tensor:
-        """sum e over places, samples and steps, ``[out, n]``."""
-        return self.carry.sums[self.whole]
-
-    def step(self, a: Tensor, slope: Tensor, signal: Tensor, direct: Tensor | None) -> Tensor:
-        """One step of inputs ``a`` ``[B, P, n]``, slopes and signals ``[B, P, out]``: the change ``[out, n]``.
-
-        ``signal`` comes by way of the readout, with its memory; ``direct`` credit at the spikes, if any, does not.
-        """
-        change = self._filtered(a, slope, signal) if self.kappa else self._at_once(a, slope, signal)
-        if direct is not None:
-            change += self._at_once(a, slope, direct)
-        if self.summed:
-            now = self._at_once(a, slope, torch.ones_like(slope))
-            self.carry.sums[self.whole] = self.sums.add_(now) if self.whole in self.carry.sums else now
-        if self.adaptation is not None:
-            self._adapt(self.adaptation, a, slope)
-        return change
-
-    def _filtered(self, a: Tensor, slope: Tensor, signal: Tensor) -> Tensor:
-        """sum L ebar, where the readout remembers."""
-        ebar = self._number(self.filtered, a, slope).mul_(self.kappa).addcmul_(self._open(slope), a[:, :, None])
-        if self.adaptation is not None:
-            ebar.addcmul_(slope[..., None], self._number(self.slow, a, slope), value=-self.adaptation.strength)
-        return torch.einsum("bpo,bpon->on", signal, ebar)
-
-    def _at_once(self, a: Tensor, slope: Tensor, signal: Tensor) -> Tensor:
-        """sum L e, where it does not: an outer product, less what the adaptation takes."""
-        change = torch.einsum("bpo,bpn->on", signal * self._open(slope)[..., 0], a)
-        if self.adaptation is None:
-            return change
-        slow = torch.einsum("bpo,bpon->on", signal * slope, self._number(self.slow, a, slope))
-        return change.sub_(slow, alpha=self.adaptation.strength)
-
-    def _adapt(self, adaptation: Adaptation, a: Tensor, slope: Tensor) -> None:
-        """q of the next step."""
-        psi = slope / adaptation.scale
-        keep = adaptation.decay - adaptation.strength * psi
-        self._number(self.slow, a, slope).mul_(keep[..., None]).addcmul_(self._open(psi), a[:, :, None])
-
-    def _open(self, slope: Tensor) -> Tensor:
-        """What the drive moves by way of ``slope``, ``[B, P, out, 1]``."""
-        return (slope if self.mask is None else slope * self.mask)[..., None]
-
-    def _number(self, name: str, a: Tensor, slope: Tensor) -> Tensor:
-        """A number of every weight and sample; 0 before the first step."""
-        if name not in self.kept:
-            self.kept[name] = a.new_zeros(*slope.shape, a.shape[-1])
-        return self.kept[name]
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the neurons of a layer are told in a chunk: see `Eligibilities.step`; ``pull`` ``[out]`` at its end."""
-
-    signal: Credit
-    direct: Tensor | None
-    pull: Tensor | None
-
-    def steps(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Signals and direct credit of every step, ``[B, P, out]``; ``like`` has the shape of the layer's spikes."""
-        signal = self.signal.dense(like) if isinstance(self.signal, Feedback) else self.signal
-        direct = repeat(None) if self.direct is None else map(_by_place, self.direct)
-        return zip(map(_by_place, signal), direct, strict=False)
 
 
 @dataclass(frozen=True)
@@ -319,26 +227,8 @@ class Rates:
         return found
 
 
-@dataclass(frozen=True)
-class Fed:
-    """A synapse that drives a neuron, and the dropout layers that its drive passes on the way."""
-
-    node: Node
-    dropouts: tuple[Node, ...]
-
-    def mask(self, carry: Carry, like: Tensor) -> Tensor | None:
-        """What the drive is multiplied by in this sequence, ``[B, P, out]``; ``like`` is a step of it."""
-        masks = [carry.masks[node.index][0] for node in self.dropouts if node.index in carry.masks]
-        return _by_place(reduce(Tensor.mul, masks).expand_as(like)) if masks else None
-
-
 def _count(index: int) -> str:
     return f"spikes of {index}"
-
-
-def _adaptation(neuron: Node) -> Adaptation | None:
-    module: Any = neuron.module
-    return module.adapts
 
 
 def _readout_leak(net: Network) -> float:
@@ -352,56 +242,6 @@ def _readout_leak(net: Network) -> float:
             "eligibilities as one readout does; give them the same leak"
         )
     return leaks.pop() if leaks else 0.0
-
-
-def _fed(net: Network, neuron: Node) -> list[Fed]:
-    """The synapses whose drives add up to the input of ``neuron``; raises `TopologyMismatch` for anything else."""
-    frontier: list[tuple[int, tuple[Node, ...]]] = [(neuron.inputs[0], ())]
-    found = list[Fed]()
-    while frontier:
-        index, dropouts = frontier.pop()
-        here = net.nodes[index]
-        if here.kind in (Kind.ADD, Kind.DROPOUT):
-            passed = (*dropouts, here) if here.kind is Kind.DROPOUT else dropouts
-            frontier += [(source, passed) for source in here.inputs]
-        elif here.kind in (Kind.NORM, Kind.GLUE):
-            raise TopologyMismatch(
-                f"{here} stands between weights and {neuron}, and eprop keeps an eligibility of every weight {_WHERE}; "
-                f"leave it out (--model.norm none), or {_WAY_OUT}"
-            )
-        elif here.kind is Kind.SYNAPSE and net.reader(here) is neuron:
-            _check_matrix(here)
-            found.append(Fed(here, dropouts))
-    return found
-
-
-def _check_matrix(node: Node) -> None:
-    if ops_of(node.module).reads(node.module) is None:
-        raise TopologyMismatch(
-            f"{node} ({type(node.module).__name__}) is no matrix, and eprop keeps an eligibility of every weight "
-            f"{_WHERE}; use nn.Linear there, or {_WAY_OUT}"
-        )
-
-
-def _rows(node: Node, a: Tensor, ones: list[float], params: Mapping[str, Tensor]) -> list[Tensor]:
-    """Step by step what the rows of the weights meet, ``[B, P, n]``; a bias is one more column."""
-    rows = [ops_of(node.module).patches(node.module, a_t) for a_t in a]
-    if "bias" not in params:
-        return rows
-    return [torch.cat([row, row.new_full((*row.shape[:2], 1), one)], -1) for row, one in zip(rows, ones, strict=True)]
-
-
-def _by_place(x: Tensor) -> Tensor:
-    """``[B, out, *positions]`` as ``[B, P, out]``."""
-    return x.flatten(2).movedim(2, 1) if x.dim() > 2 else x[:, None]
-
-
-def _split(total: Tensor, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The columns of ``[out, n]`` as the gradients of weights and bias."""
-    weight = params["weight"]
-    width = weight[0].numel()
-    found = {"weight": total[:, :width].reshape(weight.shape)}
-    return {**found, "bias": total[:, width]} if "bias" in params else found
 
 
 class EPropOptions(Choice):
