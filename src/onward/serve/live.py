@@ -63,7 +63,7 @@ function legend() {
     const link = document.createElement("a"), last = points[points.length - 1];
     mark.append(element("circle", {cx: 5, cy: 5, r: 4, class: `fill-${place % 7}`}));
     link.href = "/run?name=" + encodeURIComponent(name);
-    link.textContent = name;
+    link.textContent = last.label;
     const told = "tested" in last ? `${last.tested.toFixed(2)} % tested` : `loss ${(last.loss ?? 0).toFixed(4)}`;
     item.append(mark, link, ` epoch ${last.epoch}, ${told}`);
     return item;

@@ -47,17 +47,17 @@ def _row(one: Found) -> tuple[Html, str, str, str]:
     summary = one.summary
     accuracy = summary.get("test_accuracy")
     shown = f"{accuracy:.2f} %" if isinstance(accuracy, (int, float)) else ""
-    return _link("run", one.name), one.state, str(summary.get("epochs", "")), shown
+    return _link("run", one.name, shown=one.label), one.state, str(summary.get("epochs", "")), shown
 
 
 def _none() -> Html:
     return paragraph("No runs here yet. Train one: onward train")
 
 
-def _link(kind: str, name: str, page: str = "") -> Html:
-    """A link whose text and address are both made of ``name``."""
+def _link(kind: str, name: str, page: str = "", shown: str = "") -> Html:
+    """A link whose address is made of ``name``, and its text of that, or of what is ``shown``."""
     query = f"name={quote(name, safe='')}" + (f"&page={quote(page, safe='')}" if page else "")
-    return Html(f'<a href="/{kind}?{html(query)}">{html(name)}{html(f", {page}" if page else "")}</a>')
+    return Html(f'<a href="/{kind}?{html(query)}">{html(shown or name)}{html(f", {page}" if page else "")}</a>')
 
 
 def _charts() -> Html:

@@ -30,6 +30,14 @@ class Found:
     path: Path
 
     @property
+    def label(self) -> str:
+        """What pages call it: its name, or row, seed and comparison where it is one of a comparison's trainings."""
+        match self.name.split("/"):
+            case [*above, "runs", row, _] if above:
+                return f"{row}, {'/'.join(above)}"
+        return self.name
+
+    @property
     def is_run(self) -> bool:
         """Whether a training wrote the folder."""
         return _own(self.path / CONFIG) and _own(self.path / INTERFACE)

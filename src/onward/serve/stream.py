@@ -51,12 +51,12 @@ class Points:
         self._tails: dict[str, Tail] = {}
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """What was written since the last call: ``run``, ``epoch``, and the numbers that its line has."""
+        """What was written since the last call: ``run``, its ``label``, ``epoch``, and the numbers that its line has."""
         for name, found in shelf(self.root).items():
             if found.is_run and self.name in (None, name):
                 tail = self._tails.setdefault(name, Tail(found.path / METRICS))
                 for anew, line in tail.lines():
-                    yield {"run": name, "anew": anew, **point(line)}
+                    yield {"run": name, "label": found.label, "anew": anew, **point(line)}
 
 
 def point(line: Mapping[str, Any]) -> dict[str, float]:

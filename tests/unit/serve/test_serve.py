@@ -21,7 +21,7 @@ import pytest
 from onward.cli import main
 from onward.core.errors import ConfigError
 from onward.serve import Server
-from onward.serve.shelf import shelf
+from onward.serve.shelf import Found, shelf
 from onward.serve.stream import Points, Tail
 
 NASTY = "<img src=x onerror=alert(1)>&'\""
@@ -155,7 +155,15 @@ def test_the_stream_brings_the_points_of_a_file_that_grows(server: Server, root:
         assert [next(told)["epoch"] for _ in range(2)] == [1, 2]
         log(root / "plain", 3)
         third = next(told)
-        assert third == {"run": "plain", "anew": False, "epoch": 3.0, "loss": 1 / 3, "accuracy": 80.0, "tested": 73.0}
+        assert third == {
+            "run": "plain",
+            "label": "plain",
+            "anew": False,
+            "epoch": 3.0,
+            "loss": 1 / 3,
+            "accuracy": 80.0,
+            "tested": 73.0,
+        }
         make_run(root / "other", 1)
         log(root / "plain", 4)
         assert next(told)["epoch"] == 4, "of the run that was asked for alone"
@@ -213,3 +221,10 @@ def test_a_browser_draws_points_as_they_come(server: Server, root: Path, tmp_pat
     assert "CONSOLE" not in said
     assert page.count('data-points="3"') == 2
     assert "epoch 3, 73.00 % tested" in page
+
+
+def test_trainings_of_a_comparison_are_called_by_row_and_seed() -> None:
+    path = Path()
+    assert Found("a-run", path).label == "a-run"
+    assert Found("runs/a-run", path).label == "runs/a-run"
+    assert Found("old/compare/runs/opzo-seed-2/a-run", path).label == "opzo-seed-2, old/compare"
