@@ -51,7 +51,7 @@ class Points:
         self._tails: dict[str, Tail] = {}
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """What was written since the last call: ``run``, its ``label``, ``epoch``, and the numbers that its line has."""
+        """What was written since the last call: ``run``, its ``label``, ``epoch`` and the numbers of the line."""
         for name, found in shelf(self.root).items():
             if found.is_run and self.name in (None, name):
                 tail = self._tails.setdefault(name, Tail(found.path / METRICS))

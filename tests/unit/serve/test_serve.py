@@ -46,7 +46,7 @@ def log(path: Path, epoch: int) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     make_run(tmp_path / "runs" / "plain", 2)
-    make_run(tmp_path / "runs" / "compared" / "runs" / "bp-seed-0" / NASTY, 1)
+    make_run(tmp_path / "runs" / "compared" / "runs" / NASTY / "a-run", 1)
     (tmp_path / "runs" / "compared" / "comparison.html").write_text("<p>compared</p>")
     (tmp_path / "secret.txt").write_text("secret")
     return tmp_path / "runs"
@@ -86,7 +86,7 @@ def test_the_page_lists_runs_and_pages(server: Server) -> None:
 
 
 def test_a_malicious_name_and_configuration_stay_text(server: Server) -> None:
-    name = f"compared/runs/bp-seed-0/{NASTY}"
+    name = f"compared/runs/{NASTY}/a-run"
     for page in (get(server, "/"), get(server, f"/run?name={quote(name, safe='')}")):
         assert "<img" not in page
         assert "<script>" not in page
@@ -133,7 +133,7 @@ def test_links_are_not_followed(root: Path, tmp_path: Path) -> None:
     (run / "report.html").symlink_to(tmp_path / "secret.txt")
     (run / "interface.json").unlink()
     (run / "interface.json").symlink_to(tmp_path / "secret.txt")
-    assert set(shelf(root)) == {"plain", "compared", f"compared/runs/bp-seed-0/{NASTY}"}
+    assert set(shelf(root)) == {"plain", "compared", f"compared/runs/{NASTY}/a-run"}
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1", "127.0.0.1:1", "localhost.evil"])
