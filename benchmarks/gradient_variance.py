@@ -22,8 +22,9 @@ from math import inf, log10
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from onward.core.graph import Node
 from onward.report import curves
 from onward.train import Parts, assemble, fit, parse_tokens
 
@@ -68,9 +69,15 @@ def gradients(parts: Parts, number: int) -> dict[str, Tensor]:
     epoch, place = divmod(number, len(parts.loader))
     parts.run(parts.loader.batch((1 + epoch, place)), number)
     parts.sink.flush()
-    found = {node.name: node.module.get_parameter("weight").grad for node in parts.net.synapses}
+    found = {node.name: _weight(node).grad for node in parts.net.synapses}
     parts.net.zero_grad(set_to_none=True)
     return {name: g for name, g in found.items() if g is not None}
+
+
+def _weight(node: Node) -> nn.Parameter:
+    """What the optimiser moves: the weights, or those that a standardised synapse makes its weights of."""
+    known = dict(node.module.named_parameters())
+    return known["weight"] if "weight" in known else known["parametrizations.weight.original"]
 
 
 def spreads(
