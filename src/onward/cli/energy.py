@@ -11,12 +11,12 @@ from rich.table import Table
 from onward.cli.output import Json, console, emit
 from onward.core.errors import ConfigError
 from onward.energy import Energy, energy_of_run, technology
+from onward.energy.constants import DEFAULT
 from onward.energy.training import SOURCE
 from onward.train import RunFolder
 from onward.train.source import evaluation_data
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
-DEFAULT = "45nm-fp32"
 PREFIXES = ((1e-3, "mJ"), (1e-6, "uJ"), (1e-9, "nJ"), (1e-12, "pJ"))
 
 

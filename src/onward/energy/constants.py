@@ -8,6 +8,7 @@ from math import isfinite
 
 from onward.core.errors import ConfigError, UnknownName
 
+DEFAULT = "45nm-fp32"
 HOROWITZ = "M. Horowitz, Computing's energy problem (and what we can do about it), ISSCC 2014, 45 nm CMOS at 0.9 V"
 
 

@@ -12,6 +12,7 @@ additions of shortcuts and resets do not count; updates of membranes are told ap
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ from onward.core.run import outputs
 from onward.core.sequence import Sequence, Static
 from onward.core.signal import Signal, dense
 from onward.core.synapse import Params, ops_of
-from onward.data import Loader
+from onward.data import Batch, Loader
 from onward.energy.products import counter_of
 
 SYNAPSE, PRODUCT = "synapse", "product"
@@ -61,14 +62,16 @@ class LayerCount:
 class Counts:
     """What a network did, all but ``footprint`` (bytes of parameters and buffers) for one sample of ``steps`` steps.
 
-    ``sparsity`` is the share of neurons, steps and samples without a spike. ``updates`` of membranes are MACs where
-    the membrane leaks, else ACs. ``passes`` is how often a network without spikes would have to run: once for an input
-    that stands still, else at every step. ``uncounted`` are products that nobody has taught us to count.
+    ``spikes`` are those of all neurons and steps, ``sparsity`` is the share of neurons, steps and samples without one.
+    ``updates`` of membranes are MACs where the membrane leaks, else ACs. ``passes`` is how often a network without
+    spikes would have to run: once for an input that stands still, else at every step. ``uncounted`` are products that
+    nobody has taught us to count.
     """
 
     samples: int
     steps: int
     layers: tuple[LayerCount, ...]
+    spikes: float
     sparsity: float
     leaking: float
     integrating: float
@@ -111,14 +114,19 @@ def count(net: Network, loader: Loader, device: str = "cpu", chunk: int | None =
     >>> found.macs, found.acs, found.dense
     (40.0, 0.0, 60.0)
     """
+    batches = (batch._replace(x=batch.x.to(device)) for batch in loader.epoch(0))
+    return counted(net, batches, loader.steps, chunk or loader.steps)
+
+
+def counted(net: Network, batches: Iterable[Batch], steps: int, chunk: int) -> Counts:
+    """See `count`; mini-batches of ``steps`` time steps, where the network is."""
     tally, still = Tally(net), True
     with torch.no_grad(), evaluating(net):
-        for batch in loader.epoch(0):
+        for batch in batches:
             turn(net, batch.task)
-            x = batch.x.to(device)
-            tally.run(x, chunk or loader.steps)
-            still = still and isinstance(x, Static)
-    return tally.counts(loader.steps, 1 if still and not net.cyclic else loader.steps)
+            tally.run(batch.x, chunk)
+            still = still and isinstance(batch.x, Static)
+    return tally.counts(steps, 1 if still and not net.cyclic else steps)
 
 
 @dataclass
@@ -209,6 +217,7 @@ class Tally:
             samples=self.samples,
             steps=steps,
             layers=tuple(self._layer(self.net.nodes[index], seen, steps) for index, seen in sorted(self.seen.items())),
+            spikes=self.spikes / self.samples,
             sparsity=1 - self.spikes / self.places if self.places else 0.0,
             leaking=self.leaking / self.samples,
             integrating=self.integrating / self.samples,

@@ -105,8 +105,21 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Consumed:
+    """See `onward.energy.Energy.brief`."""
+
+    technology: str
+    samples: int
+    spikes: Finite
+    synaptic_operations: Finite
+    multiplications: Finite
+    nanojoules: Finite
+    without_spikes_nanojoules: Finite
+
+
+@dataclass(frozen=True)
 class Result:
-    """See `onward.train.launch.Summary`; ``energy`` is whatever a model of energy found."""
+    """See `onward.train.launch.Summary`."""
 
     test_accuracy: Number
     test_loss: Number
@@ -118,7 +131,7 @@ class Result:
     seconds: Finite
     fingerprint: str = ""
     stream: Kept | None = None
-    energy: dict[str, Any] = field(default_factory=dict)
+    energy: Consumed | None = None
 
 
 @dataclass(frozen=True)

@@ -240,11 +240,18 @@ def effort(record: Record) -> Section | None:
 
 
 def energy(record: Record) -> Section | None:
-    """What a model of energy found, where one was asked."""
-    found = record.result.energy if record.result else {}
-    if not found:
+    """What one sample takes, where its operations were counted."""
+    found = record.result.energy if record.result else None
+    if found is None:
         return None
-    return Section("Energy", table(_flat(found)), "Estimated from counted operations by a model of the hardware.")
+    rows = [
+        ("spikes", f"{found.spikes:,.0f}"),
+        ("synaptic operations", f"{found.synaptic_operations:,.0f}, of which {found.multiplications:,.0f} multiply"),
+        ("energy", f"{found.nanojoules:,.1f} nJ"),
+        ("energy of the same network without spikes", f"{found.without_spikes_nanojoules:,.1f} nJ"),
+    ]
+    told = f"Of one sample, a mean over {counted(found.samples, 'sample')}: operations, times what each costs"
+    return Section("Energy", table(rows), f"{told} ({found.technology}). onward energy RUN tells it by layer.")
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

@@ -10,11 +10,14 @@ from pathlib import Path
 from time import perf_counter
 
 from onward.core import Network, evaluate
-from onward.core.errors import ShapeError
+from onward.core.errors import ShapeError, UnsupportedModule
 from onward.core.group import ALONE, Group
 from onward.core.objective import objectives
 from onward.core.run import MOST_STEPS
 from onward.data import Dataset, Loader
+from onward.energy import Energy, technology, training_cost
+from onward.energy.constants import DEFAULT
+from onward.energy.count import counted
 from onward.train import checkpoint
 from onward.train.config import RunConfig
 from onward.train.events import OnEvent, Started, ignore
@@ -37,7 +40,8 @@ class Summary:
 
     ``reported`` says which weights were tested; ``peak_bytes`` is memory above parameters and optimiser;
     ``fingerprint`` is a hash of these weights and of what the rule has learned. Of a ``stream`` of tasks, the accuracy
-    is the mean over all of them at the end.
+    is the mean over all of them at the end. ``energy`` is what one sample takes, where there were samples to look at
+    (`onward.energy.Energy.brief`).
     """
 
     run: str
@@ -52,6 +56,7 @@ class Summary:
     seconds: float
     fingerprint: str
     stream: Retention | None = None
+    energy: Mapping[str, float | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ def carry_out(
         seconds=earlier + perf_counter() - began,
         fingerprint=parts.trained.fingerprint(),
         stream=stream,
+        energy=_energy(parts, str(path)) if folder is not None and not fitted.interrupted else None,
     )
     if folder is not None and not fitted.interrupted:
         folder.done(asdict(summary))
@@ -151,6 +157,19 @@ def _show_samples(parts: Parts, folder: RunFolder) -> None:
     batch = parts.looked_at()
     if batch is not None:
         folder.note(SAMPLES, {"samples": shown(parts.net, parts.objective, batch, parts.chunk)})
+
+
+def _energy(parts: Parts, run: str) -> Mapping[str, float | str] | None:
+    """What one of the samples takes that layers are looked at on, where there are any, and they can be counted."""
+    batch = parts.looked_at()
+    if batch is None:
+        return None
+    try:
+        counts = counted(parts.net, [batch], batch.x.steps, parts.chunk)
+    except UnsupportedModule:
+        return None
+    cost = training_cost(parts.net, batch.x, counts)
+    return Energy(run, parts.judge.dataset.name, technology(DEFAULT), counts, cost).brief()
 
 
 Tested = tuple[float | None, float | None, str]

@@ -13,11 +13,13 @@ import pytest
 
 from onward.cli import main
 from onward.core.errors import OnwardError
+from onward.energy import energy_of_run, technology
 from onward.report import panels
 from onward.report.png import data_url
 from onward.report.record import read
 from onward.report.run import run_page, write_page
 from onward.train import RunFolder, memory, parse_tokens, train
+from onward.train.source import evaluation_data
 from reference.html import parsed
 
 
@@ -54,12 +56,12 @@ def test_the_page_shows_what_the_run_recorded(trained: Path) -> None:
         *("test accuracy", "Learning curves", "Confusion", "Single samples", "Layers", "Credit", "Time and memory"),
         *("Feedback and Jacobian", "Against back-propagation through time", "The rule", "Configuration"),
         *("95 % interval", "dead neurons, share", "saturated neurons, share", "alignment of feedback", "norm ratio"),
+        *("synaptic operations", "energy of the same network without spikes", "45nm-fp32"),
         *("peak memory", "g^l[t] = M^l e[t]", "optim", "torch"),
     ):
         assert said in text, said
     pictures = [given for tag, given in tree.seen if tag == "svg"]
     assert len(pictures) > 20
-    assert "Energy" not in text
 
 
 def test_the_page_is_small_and_fetches_nothing(run: Path) -> None:
@@ -83,18 +85,25 @@ def test_names_are_text(run: Path) -> None:
         line["alarms"], line["judged_on"] = [hostile], hostile
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = json.loads((run / "DONE").read_text())
-    (run / "DONE").write_text(json.dumps({**done, "reported": hostile, "energy": {hostile: hostile}}))
+    told = {**done["energy"], "technology": hostile}
+    (run / "DONE").write_text(json.dumps({**done, "reported": hostile, "energy": told}))
     tree = parsed(run_page(read(RunFolder.open(run))))
     assert not {"script", "img"} & {tag for tag, _ in tree.seen}
     assert hostile in "".join(tree.text)
 
 
-def test_energy_is_shown_where_it_is_known(run: Path) -> None:
+def test_energy_is_what_the_command_counts_on_the_same_samples(run: Path) -> None:
+    told = json.loads((run / "DONE").read_text())["energy"]
+    folder = RunFolder.open(run)
+    found = energy_of_run(folder, evaluation_data(folder.config(), None, None, ()), technology("45nm-fp32"), samples=12)
+    assert told == pytest.approx(found.brief())
+    assert told["spikes"] == pytest.approx((1 - found.counts.sparsity) * 3 * (8 + 6))
+
+
+def test_a_page_without_energy_has_no_section_of_it(run: Path) -> None:
     done = json.loads((run / "DONE").read_text())
-    (run / "DONE").write_text(json.dumps({**done, "energy": {"total": {"inference, uJ": 12.5}}}))
-    text = " ".join(parsed(run_page(read(RunFolder.open(run)))).text)
-    assert "Energy" in text
-    assert "total.inference, uJ" in text
+    (run / "DONE").write_text(json.dumps({**done, "energy": None}))
+    assert "Energy" not in " ".join(parsed(run_page(read(RunFolder.open(run)))).text)
 
 
 def test_a_stream_shows_its_tasks(run: Path) -> None:

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onward.data import Dataset, spread
 from onward.energy.constants import Technology
-from onward.energy.count import Counts, count
-from onward.energy.training import FeedbackCost, TrainingCost, training_cost
-from onward.train import RunFolder, subject_of
-from onward.train.folder import write_json
-from onward.train.launch import to_test
+from onward.energy.count import Counts
+from onward.energy.training import FeedbackCost, TrainingCost
 
-FILE = "energy.json"
 PICO = 1e-12
 
 
@@ -82,6 +77,18 @@ class Energy:
         """Joules of a rule's errors: they are real numbers, so that all are MACs."""
         return self.of(cost.macs, 0)
 
+    def brief(self) -> dict[str, float | str]:
+        """What a training's summary says: of one sample, in nanojoules."""
+        return {
+            "technology": self.technology.name,
+            "samples": self.counts.samples,
+            "spikes": self.counts.spikes,
+            "synaptic_operations": self.counts.macs + self.counts.acs,
+            "multiplications": self.counts.macs,
+            "nanojoules": 1e9 * self.total,
+            "without_spikes_nanojoules": 1e9 * self.ann,
+        }
+
     def mapping(self) -> dict[str, Any]:
         """All of it as plain values, under ``energy``: what ``--json`` says and the run's folder keeps."""
         counts, layers = self.counts, self.counts.layers
@@ -112,24 +119,3 @@ class Energy:
             return None
         found = {"words": self.words, "joules": self._fetched(self.words)}
         return {**found, "ann_words": self.ann_words, "ann_joules": self._fetched(self.ann_words)}
-
-
-def energy_of_run(
-    folder: RunFolder,
-    data: Dataset,
-    technology: Technology,
-    samples: int | None = None,
-    with_traffic: bool = False,
-    device: str = "cpu",
-) -> Energy:
-    """Counts what the run's network does on at most ``samples`` of ``data``, spread over it; the folder keeps `FILE`.
-
-    Raises `ShapeError` where the samples do not fit it.
-    """
-    subject = subject_of(folder, device)
-    net, (loader, chunk) = subject.net, to_test(subject, spread(data, samples))
-    counts = count(net, loader, device, chunk)
-    sample = next(iter(loader.epoch(0))).x.to(device)
-    found = Energy(str(folder.path), data.name, technology, counts, training_cost(net, sample, counts), with_traffic)
-    write_json(folder.path / FILE, found.mapping())
-    return found
