@@ -2,6 +2,7 @@
 
 from onward.export.nir.check import Agreement
 from onward.export.nir.run import (
+    DT,
     SUFFIX,
     Exchanged,
     Imported,
@@ -14,6 +15,7 @@ from onward.export.nir.run import (
 )
 
 __all__ = [
+    "DT",
     "SUFFIX",
     "Agreement",
     "Exchanged",

@@ -1,16 +1,17 @@
 """A NIR graph as an Onward network.
 
-Edges that meet are sums. Graphs inside of graphs are laid out flat. In a cycle, which must hold a neuron, the signal that
-comes back is that of the step before: counted from the output backwards, the first edge that leads to a node whose
-inputs are still being looked for is the one that takes a step.
+Edges that meet are sums. Graphs inside of graphs are laid out flat. In a cycle, which must hold a neuron, the signal
+that comes back is that of the step before: going backwards from the output, the edge that comes from a node whose own
+sources are still being looked for is the one that takes a step.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -75,79 +76,74 @@ def network_of(graph: Any, dt: float) -> Found:
         raise ConfigError(f"the input of the graph has shape {list(features)[:8]}; expected sizes of at least 1")
     order, late = _order(nodes, edges, flat.end)
     _check_reached(nodes, order, flat.start)
-    layers = _Layers(nodes, edges, late, features, dt)
-    for name in order:
-        layers.add(name)
-    layers.check_late()
-    return Found(_network(layers.modules, layers.reads, layers.late), features, prod(layers.shapes[flat.end]))
+    layers = _Layers(nodes, edges, dt)
+    layers.spread(flat.start, features)
+    layers.check()
+    return Found(_network(*layers.assembled(order, late)), features, prod(layers.sent[flat.end]))
 
 
 def _network(modules: Mapping[str, nn.Module], reads: Mapping[str, list[str]], late: set[tuple[str, str]]) -> Network:
     """A chain as such, anything else as a `Graph`."""
     names = list(modules)
-    chain = not late and all(reads[key] == [before] for before, key in zip(names, names[1:], strict=False))
+    chain = not late and all(reads[key] == [before] for before, key in pairwise(names))
     if chain:
         return Network(nn.Sequential(OrderedDict((k, m) for k, m in modules.items() if not isinstance(m, nn.Identity))))
     return Network(nn.Sequential(OrderedDict({GRAPH: Graph(modules, reads, late)})))
 
 
 class _Layers:
-    """Makes layers node by node, and keeps track of shapes."""
+    """The layers of nodes, made as soon as a shape reaches them."""
 
-    def __init__(self, nodes: dict[str, Any], edges: Edges, late: set[tuple[str, str]], features: Shape, dt: float):
-        self.nodes, self.features, self.dt = nodes, features, dt
-        self.sources = {name: [first for first, second in edges if second == name] for name in nodes}
-        self.shapes: dict[str, Shape] = {}
-        self.modules: dict[str, nn.Module] = {}
-        self.reads: dict[str, list[str]] = {}
-        self._late = late
+    def __init__(self, nodes: dict[str, Any], edges: Edges, dt: float):
+        self.nodes, self.dt = nodes, dt
+        self.sources: dict[str, list[str]] = {name: [] for name in nodes}
+        self.targets: dict[str, list[str]] = {name: [] for name in nodes}
+        for first, second in edges:
+            self.sources[second].append(first)
+            self.targets[first].append(second)
+        self.made: dict[str, list[nn.Module]] = {}
+        self.sent: dict[str, Shape] = {}
 
-    @property
-    def late(self) -> set[tuple[str, str]]:
-        """The late edges, by the names of layers."""
-        return {(key_of(first), self._first_key(second)) for first, second in self._late}
+    def spread(self, start: str, features: Shape) -> None:
+        """Makes all layers that a signal of shape ``features`` reaches from ``start``."""
+        waiting = deque([(start, features)])
+        while waiting:
+            name, shape = waiting.popleft()
+            if name not in self.made:
+                self.made[name] = _modules(self.nodes[name], name, shape, self.dt)
+                self.sent[name] = _shape_after(self.made[name][-1], self.nodes[name], name, shape)
+                waiting.extend((target, self.sent[name]) for target in self.targets[name])
 
-    def add(self, name: str) -> None:
-        """The layer of node ``name``, whose sources are there, those of late edges excepted."""
-        node, sources = self.nodes[name], self.sources[name]
-        shape = self._read(name, sources)
-        made = _modules(node, name, shape, self.dt)
-        key = key_of(name)
-        reads = [key_of(source) for source in sources]
-        if len(made) > 1:
-            self._put(f"{key}_gain", made[0], reads)
-            reads = [f"{key}_gain"]
-        self._put(key, made[-1], reads)
-        self.shapes[name] = _shape_after(made[-1], node, name, shape)
+    def check(self) -> None:
+        """Raises `ConfigError` for a node that no signal reaches, or that adds arrays of different shapes."""
+        for name, sources in self.sources.items():
+            if name not in self.made:
+                raise ConfigError(f"{name} reads nothing but what comes back to it; expected a way from the input")
+            for source in sources[1:]:
+                if self.sent[source] != self.sent[sources[0]]:
+                    raise ConfigError(
+                        f"{name} reads an array of shape {list(self.sent[sources[0]])} from {sources[0]}, and one of "
+                        f"{list(self.sent[source])} from {source}; expected the same, to be added"
+                    )
 
-    def check_late(self) -> None:
-        """Raises `ConfigError` where what comes back has another shape than what it meets."""
-        for first, second in self._late:
-            expected = self._read(second, [s for s in self.sources[second] if (s, second) not in self._late] or [first])
-            if self.shapes[first] != expected:
-                raise _misfit(second, first, self.shapes[first], expected)
+    def assembled(
+        self, order: list[str], late: set[tuple[str, str]]
+    ) -> tuple[dict[str, nn.Module], dict[str, list[str]], set[tuple[str, str]]]:
+        """Layers, what they read, and the late edges, by names that torch takes."""
+        layers: dict[str, nn.Module] = {}
+        reads: dict[str, list[str]] = {}
+        entry = {name: f"{key_of(name)}_gain" if len(made) > 1 else key_of(name) for name, made in self.made.items()}
+        for name in order:
+            for key in dict.fromkeys((entry[name], key_of(name))):
+                _check_key(key, layers)
+                layers[key] = self.made[name][0 if key == entry[name] else -1]
+                reads[key] = [entry[name]] if key != entry[name] else [key_of(s) for s in self.sources[name]]
+        return layers, reads, {(key_of(first), entry[second]) for first, second in late}
 
-    def _first_key(self, name: str) -> str:
-        """The layer that reads for node ``name``: its neurons, or the factor before them."""
-        gain = f"{key_of(name)}_gain"
-        return gain if gain in self.modules else key_of(name)
 
-    def _put(self, key: str, module: nn.Module, reads: list[str]) -> None:
-        if key in self.modules or hasattr(nn.Module, key):
-            raise ConfigError(f"two nodes would be called {key!r}, or one as torch calls something else; rename it")
-        self.modules[key], self.reads[key] = module, reads
-
-    def _read(self, name: str, sources: list[str]) -> Shape:
-        """The shape that node ``name`` reads: all its sources have the same."""
-        if not sources:
-            return self.features
-        known = [source for source in sources if source in self.shapes]
-        if not known:
-            raise ConfigError(f"{name} reads nothing but what comes back to it; expected a way from the input")
-        for other in known[1:]:
-            if self.shapes[other] != self.shapes[known[0]]:
-                raise _misfit(name, other, self.shapes[other], self.shapes[known[0]])
-        return self.shapes[known[0]]
+def _check_key(key: str, taken: Mapping[str, nn.Module]) -> None:
+    if key in taken or hasattr(nn.Module, key) or key in ("reads", "late"):
+        raise ConfigError(f"two nodes would be called {key!r}, or one as torch calls something else; rename it")
 
 
 def key_of(name: str) -> str:
@@ -255,7 +251,7 @@ def _shape_after(module: nn.Module, node: Any, name: str, shape: Shape) -> Shape
             raise ConfigError(f"{name} has neurons of shape {list(own)}, and reads {list(shape)}")
         return shape
     try:
-        found = tuple(deepcopy(module).to("meta")(torch.empty(1, *shape, device="meta")).shape[1:])
+        found = tuple(deepcopy(module).to("meta")(torch.empty(1, *shape, dtype=torch.float64, device="meta")).shape[1:])
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{name} cannot read an array of shape {list(shape)} ({_first_line(error)})") from None
     if prod(found) > MOST_NUMBERS:
@@ -309,12 +305,16 @@ def _filled(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 
 def _average(node: Any, shape: Shape) -> nn.Module:  # noqa: ARG001
-    return nn.AvgPool2d(*(_sizes(x, 2) for x in (node.kernel_size, node.stride, node.padding)))
+    return _pooling(node)
 
 
 def _sum(node: Any, shape: Shape) -> nn.Module:  # noqa: ARG001
-    kernel, stride, padding = (_sizes(x, 2) for x in (node.kernel_size, node.stride, node.padding))
-    return nn.AvgPool2d(kernel, stride, padding, divisor_override=1)
+    return _pooling(node, divisor_override=1)
+
+
+def _pooling(node: Any, **options: Any) -> nn.Module:
+    sizes: Any = [_sizes(x, 2) for x in (node.kernel_size, node.stride, node.padding)]
+    return nn.AvgPool2d(*sizes, **options)
 
 
 def _flatten(node: Any, shape: Shape) -> nn.Module:
@@ -372,7 +372,3 @@ def _kind(node: Any) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
-
-
-def _misfit(name: str, source: str, given: Shape, expected: Shape) -> ConfigError:
-    return ConfigError(f"{name} reads an array of shape {list(expected)}, and {source} sends one of {list(given)}")

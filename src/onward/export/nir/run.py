@@ -58,7 +58,9 @@ def export_run(folder: RunFolder, to: Path | None = None, *, dt: float = DT, los
     """
     purpose = Purpose.of(folder.config(), folder.interface())
     if purpose.heads > 1:
-        raise UnsupportedModule(f"{folder.path} has {purpose.heads} heads, one for each task; a NIR graph has one output")
+        raise UnsupportedModule(
+            f"{folder.path} has {purpose.heads} heads, one for each task; a NIR graph has one output"
+        )
     net = trained_network(folder)
     return write_network(to or folder.path / NAME, net, purpose, dt=dt, lossy=lossy, source=str(folder.path))
 
