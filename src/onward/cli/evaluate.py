@@ -18,9 +18,7 @@ Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
 def evaluate(
-    run: Annotated[
-        Path, Parameter(help="The folder of a run, or a file that `onward pack` or `onward export nir` wrote.")
-    ],
+    run: Annotated[Path, Parameter(help="The folder of a run, or a file that `onward pack` or `export nir` wrote.")],
     /,
     *tokens: Tokens,
     data: Annotated[str | None, Parameter(help="A data set's name, or an .npz file; default: the run's own.")] = None,

@@ -58,8 +58,7 @@ def _tell(speak: Console, found: Exchanged) -> None:
     speak.print(f"{found.file}: {kinds}, {found.edges} edges, {found.dt:g} s a step", soft_wrap=True)
     check = found.agreement
     speak.print(
-        f"Read back, it fires as the network does: {check.spikes:,} spikes on random probes, and all {check.agreed:,} of "
-        f"{check.states:,} states of its neurons agree",
+        f"Read back and tried on random inputs: {check.spikes:,} spikes, and all {check.agreed:,} states of neurons agree",
         soft_wrap=True,
     )
     if check.silent:

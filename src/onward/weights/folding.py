@@ -50,7 +50,7 @@ def fold(synapse: nn.Module, *glue: nn.Module) -> Line:
 
 
 def affine_glue(module: Any) -> tuple[Tensor | float, Tensor | float]:
-    """Gain and offset, numbers or one for each channel in float64, of batch normalisation in evaluation mode and the like.
+    """Gain and offset of batch normalisation in evaluation mode, `Shift` or `Scale`; of each channel, in float64.
 
     Raises `UnsupportedModule` for other glue.
     """

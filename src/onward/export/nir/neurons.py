@@ -2,22 +2,25 @@
 
 NIR states differential equations, and what a spike does:
 
-    LIF      tau v' = v_leak - v + R I                      CubaLIF  tau_syn I' = -I + w_in S,  tau_mem v' = v_leak - v + R I
-    IF       v' = R I                                       LI       LIF that never fires;  I: IF that never fires
+    LIF      tau v' = v_leak - v + R I
+    CubaLIF  tau_mem v' = v_leak - v + R I,  tau_syn I' = -I + w_in S
+    IF       v' = R I
+    LI, I    LIF and IF that never fire
     fires where v > v_threshold, and then v = v_reset
 
-Steps of dt by Euler's forward method, the current of a CubaLIF first, are Onward's H = a V + b x + c and I = alpha I + x with
+Steps of dt by Euler's forward method, the current of a CubaLIF first, are H = a V + b x + c and I = alpha I + x with
 
     a = 1 - dt / tau    b = R dt / tau    c = v_leak dt / tau    alpha = 1 - dt / tau_syn    1 = w_in dt / tau_syn
 
 and, for neurons without leak (a = 1, c = 0), b = R dt. Solved for what a file holds:
 
-    tau = dt / (1 - a)    R = b / (1 - a)    v_leak = c / (1 - a)    tau_syn = dt / (1 - alpha) = w_in dt    R = b / dt  (a = 1)
+    tau = dt / (1 - a)    R = b / (1 - a)    v_leak = c / (1 - a)    tau_syn = w_in dt = dt / (1 - alpha)
+    R = b / dt  where a = 1
 
-Onward compares by >= unless told otherwise. v_threshold is then the float32 number just below: v > v_threshold says the
-same of every float32. Three things have no place in NIR and stand in the node's metadata: ``fires_at``, the threshold as
-it was; ``reset`` "subtract" with ``reset_by``, a soft reset; and ``initial``, a potential before the first step that is
-not 0. Other programs do not know of them.
+Onward compares by >= unless told otherwise. v_threshold is then the float32 number just below: v > v_threshold says
+the same of every float32. Three things have no place in NIR and stand in the node's metadata: ``fires_at``, the
+threshold as it was; ``reset`` "subtract" with ``reset_by``, a soft reset; and ``initial``, a potential before the first
+step that is not 0. Other programs do not know of them.
 """
 
 from __future__ import annotations

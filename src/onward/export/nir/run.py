@@ -80,12 +80,12 @@ def write_network(
     drawn = draw(net, purpose.features, dt, {STEP: dt, KEY: json.dumps(told, allow_nan=False)})
     if drawn.lost and not lossy:
         raise UnsupportedModule(
-            f"{drawn.lost[0]}; train with --neuron.reset hard where that is the reason, or give --lossy-ok to write the "
-            "file with a note that only Onward understands"
+            f"{drawn.lost[0]}; change the network (for the reset: --neuron.reset hard), or give --lossy-ok to write a "
+            "note that Onward alone understands"
         )
     write_graph(path, drawn.graph)
     try:
-        found = agreement(net, from_nir(path), purpose.features)
+        found = agreement(net, read_network(path).found.net, purpose.features)
     except OnwardError as error:
         path.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be read back ({error}), and was deleted") from None
@@ -133,9 +133,9 @@ def import_file(path: Path, to: Path, *, dt: float | None = None, steps: int | N
     `write_network`.
     """
     given = read_network(path, dt)
-    purpose = given.purpose or Purpose(features=given.found.features, classes=given.found.outputs)
+    purpose = given.purpose or Purpose(features=given.found.features, classes=given.found.outputs, heads=1, steps=None)
     purpose = purpose.model_copy(update={"steps": steps or purpose.steps})
-    return write_network(to, given.found.net.float(), purpose, dt=given.dt, lossy=True, source=str(path))
+    return write_network(to, given.found.net, purpose, dt=given.dt, lossy=True, source=str(path))
 
 
 def nir_subject(path: Path, device: str = "cpu") -> Subject:

@@ -1,16 +1,17 @@
 """An Onward network as a NIR graph.
 
-Every layer becomes a node of its own name. What NIR has no node for and what is linear in each channel goes into the
-weights before it, as networks compute in evaluation mode: batch normalisation (x - mean) g / sqrt(var + eps) + o, learned
-shifts, constant factors, the heights of spikes, standardised and binary weights. Such weights are stored in float64.
-Sums are edges that meet; dropout leaves no trace; an edge that closes a cycle has no delay of its own, since programs that
-run NIR graphs step by step send along it what was there one step before.
+Every layer becomes a node of its own name. What NIR has no node for, and is linear in each channel, goes into the
+weights beside it, as networks compute in evaluation mode: batch normalisation (x - mean) g / sqrt(var + eps) + o,
+learned shifts, constant factors, the heights of spikes; such weights are stored in float64. Standardised and binary
+weights are written as the numbers they come to. Sums are edges that meet; dropout leaves no trace; an edge that closes
+a cycle has no delay of its own, since programs that run graphs step by step send along it what was there a step before.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from onward.core import Frames, Network
 from onward.core.errors import UnsupportedModule
 from onward.core.glue import Scale, Shift
 from onward.core.graph import Kind, Node
-from onward.core.interpret import Forward, evaluating
+from onward.core.interpret import Forward
 from onward.core.run import outputs
 from onward.core.synapse import effective
 from onward.export.nir.neurons import to_nir
@@ -38,41 +39,38 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Draft:
-    """A synapse whose weights may still change; ``plain`` are its weights as long as they do not."""
+    """A synapse whose weights, in float64, may still change."""
 
     node: Node
     weight: Tensor
     bias: Tensor | None
-    plain: dict[str, Tensor]
-    folded: bool = False
 
     @classmethod
     def of(cls, node: Node) -> Draft:
-        """The weights that ``node`` computes with, in float64."""
-        weights = {name: tensor.detach().cpu() for name, tensor in effective(node.module).items()}
-        if not weights.keys() <= {"weight", "bias"}:
-            raise _unknown(node)
-        bias = weights.get("bias")
-        return cls(node, weights["weight"].double(), None if bias is None else bias.double(), weights)
+        """The weights that ``node`` computes with."""
+        weights = effective(node.module)
+        return cls(node, weights["weight"], weights.get("bias"))
 
     def reads(self, gain: float) -> None:
         """Takes over a factor on what the synapse reads."""
-        if gain != 1:
-            self.weight, self.folded = self.weight * gain, True
+        self.weight = self.weight * gain
 
     def sends(self, gain: Tensor | float, offset: Tensor | float) -> None:
         """Takes over a line through what the synapse sends, channel by channel."""
         gains = torch.as_tensor(gain, dtype=torch.float64).expand(len(self.weight))
         bias = torch.zeros(len(self.weight), dtype=torch.float64) if self.bias is None else self.bias
         self.weight = self.weight * gains.view(-1, *[1] * (self.weight.dim() - 1))
-        self.bias, self.folded = bias * gains + offset, True
+        self.bias = bias * gains + offset
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Weight and bias."""
-        if self.folded:
-            return self.weight.numpy(), None if self.bias is None else self.bias.numpy()
-        bias = self.plain.get("bias")
-        return self.plain["weight"].numpy(), None if bias is None else bias.numpy()
+        return _array(self.weight), None if self.bias is None else _array(self.bias)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """In float32 where that holds all of it, else in float64."""
+    short = values.float()
+    return (short if torch.equal(short.double(), values) else values).numpy()
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,9 @@ def draw(net: Network, features: Shape, dt: float, metadata: dict[str, Any]) -> 
 
     Raises `UnsupportedModule` naming the first layer that NIR has no words for.
     """
+    net = deepcopy(net).double().cpu().eval()
     writer = _Writer(net, _shapes(net, features), dt)
-    with evaluating(net):
-        out = net.walk((Source(INPUT),), writer)
+    out = net.walk((Source(INPUT),), writer)
     return Drawn(writer.graph(out, metadata), writer.lost)
 
 
@@ -368,7 +366,6 @@ def _shapes(net: Network, features: Shape) -> dict[int, Shape]:
     """The shape of what every node sends; costs two time steps of one sample."""
     found: dict[int, Shape] = {0: tuple(features)}
     like = next(net.parameters())
-    with evaluating(net):
-        for _ in outputs(net, Frames(like.new_zeros(2, 1, *features)), chunk=1, walk=partial(_Shapes, found)):
-            pass
+    for _ in outputs(net, Frames(like.new_zeros(2, 1, *features)), chunk=1, walk=partial(_Shapes, found)):
+        pass
     return found
