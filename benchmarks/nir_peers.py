@@ -1,8 +1,9 @@
 """NIR files in other libraries: ``python -m benchmarks.nir_peers``.
 
-Networks of several kinds of neurons, with random weights, or one of your own (``--file``), are written as NIR files, and read
-by snnTorch and Norse from the environment of `make peers` (``--snntorch`` and ``--norse`` name other interpreters). All get
-the first 100 test digits of MNIST at 6 time steps; every state of every neuron is compared, in the precision of both.
+Networks of several kinds of neurons, with random weights, or one of your own (``--file``), are written as NIR files,
+and read by snnTorch and Norse from the environment of `make peers` (``--snntorch`` and ``--norse`` name other
+interpreters). All get the first 100 test digits of MNIST at 6 time steps; every state of every neuron is compared, in
+the precision of both.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def network(kind: Kind) -> Network:
         hidden = nn.Linear(100, 100)
         block = {
             "layers": nn.Sequential(OrderedDict(fc=hidden, neuron=second)),
-            "residual": Residual(nn.Sequential(OrderedDict(fc=hidden, neuron=second))),
+            "residual": nn.Sequential(OrderedDict(sum=Residual(hidden), neuron=second)),
             "recurrent": Recurrent(hidden, second, nn.Linear(100, 100, bias=False)),
         }[kind.body]
         layers += [("block", block), ("readout", nn.Linear(100, 10))]

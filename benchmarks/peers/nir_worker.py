@@ -1,8 +1,8 @@
 """A NIR file in another library: ``python benchmarks/peers/nir_worker.py snntorch FILE.nir INPUTS.npz SPIKES.npz``.
 
-Run by an interpreter that has the library; needs numpy and torch besides. ``INPUTS.npz`` holds ``x`` ``[B, T, *features]``,
-``dt``, and ``double``, whether to compute in float64. Samples go through one at a time, each from fresh states; what every
-module called like a node of neurons sends is written as ``[B, T, neurons]``, and what comes out as ``output``.
+Run by an interpreter that has the library; needs numpy and torch besides. ``INPUTS.npz`` holds ``x``
+``[B, T, *features]``, ``dt``, and ``double``, whether to compute in float64. Samples go through one at a time, each
+from fresh states; what the modules of neurons send is written as ``[B, T, neurons]``, what comes out as ``output``.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _tell(speak: Console, found: Exchanged) -> None:
     speak.print(f"{found.file}: {kinds}, {found.edges} edges, {found.dt:g} s a step", soft_wrap=True)
     check = found.agreement
     speak.print(
-        f"Read back and tried on random inputs: {check.spikes:,} spikes, and all {check.agreed:,} states of neurons agree",
+        f"Read back and tried on random inputs: {check.spikes:,} spikes, all {check.agreed:,} states of neurons agree",
         soft_wrap=True,
     )
     if check.silent:

@@ -106,9 +106,7 @@ def zoo() -> dict[str, tuple[Network, tuple[int, ...], set[str]]]:
             {"Affine"},
         ),
         "scaled sum": (
-            layers(
-                a=nn.Linear(6, 6), n=lif(), r=Residual(Scale(0.5), chain(nn.Linear(6, 6), lif())), b=nn.Linear(6, 3)
-            ),
+            layers(a=nn.Linear(6, 6), n=lif(), r=Residual(Scale(0.5), chain(nn.Linear(6, 6), lif())), m=lif()),
             vector,
             {"Scale"},
         ),

@@ -57,10 +57,6 @@ def export_run(folder: RunFolder, to: Path | None = None, *, dt: float = DT, los
     See `write_network`.
     """
     purpose = Purpose.of(folder.config(), folder.interface())
-    if purpose.heads > 1:
-        raise UnsupportedModule(
-            f"{folder.path} has {purpose.heads} heads, one for each task; a NIR graph has one output"
-        )
     net = trained_network(folder)
     return write_network(to or folder.path / NAME, net, purpose, dt=dt, lossy=lossy, source=str(folder.path))
 
@@ -74,6 +70,8 @@ def write_network(
     naming a layer that cannot be written, and `CheckpointError` where the file does not fire as the network does, or
     cannot be written; none is left behind then.
     """
+    if purpose.heads > 1:
+        raise UnsupportedModule(f"{source} has {purpose.heads} heads, one for each task; a NIR graph has one output")
     if not 0 < dt < float("inf"):
         raise ConfigError(f"a time step of {dt:g} s was given; expected a positive number of seconds")
     told = {"format": 1, "version": __version__, "purpose": purpose.model_dump(mode="json")}
