@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from onward.core.errors import OnwardError
     from onward.data import ArrayDataset, Batch, Dataset, Loader, from_torch, load
+    from onward.export import from_nir
     from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset, SoftReset
     from onward.train import RunConfig
     from onward.weights import binarize, standardize
@@ -61,6 +62,7 @@ _HOMES = {
     ),
     "onward.core.errors": "OnwardError",
     "onward.data": "ArrayDataset Batch Dataset Loader from_torch load",
+    "onward.export": "from_nir",
     "onward.neurons": "IF LI LIF AdaptiveLIF Affine CubaLIF HardReset SoftReset",
     "onward.train": "RunConfig",
     "onward.weights": "binarize standardize",
@@ -113,6 +115,7 @@ __all__ = [
     "binarize",
     "data",
     "evaluate",
+    "from_nir",
     "from_torch",
     "load",
     "models",

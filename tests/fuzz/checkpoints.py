@@ -15,8 +15,12 @@ from tests.fuzz.packing import Files
 from torch import nn
 
 from onward._tensors import packed
+from onward.core import Network, Recurrent
 from onward.export import packed_subject, write_packed
+from onward.export.nir import read_network, write_network
 from onward.export.packed import Recipe
+from onward.export.purpose import Purpose
+from onward.neurons import LIF, HardReset
 from onward.optim import (
     Architecture,
     QueryRNN,
@@ -92,6 +96,26 @@ def packed_networks() -> list[Parts]:
             write_packed(path, recipe.build(), recipe)
             found.append((path.read_bytes(),))
     return found
+
+
+def graphs() -> list[Parts]:
+    """Networks as NIR graphs: a chain of layers, and one with a cycle."""
+    hard = HardReset()
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3), LIF(reset=hard), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 3))
+    cycle = nn.Sequential(Recurrent(nn.Linear(3, 3), LIF(reset=hard), nn.Linear(3, 3, bias=False)))
+    found: list[Parts] = []
+    for body, features in ((conv, (1, 4, 4)), (cycle, (3,))):
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "network.nir"
+            write_network(path, Network(body), Purpose(features=features, classes=3, heads=1, steps=4))
+            found.append((path.read_bytes(),))
+    return found
+
+
+def read_graph_of_a_network(folder: Path) -> object:
+    """The network, and what it says of one sample."""
+    found = read_network(folder / "network.nir").found
+    return found.net(torch.zeros(1, 1, *found.features, dtype=torch.float64))
 
 
 def read_packed_network(folder: Path) -> object:

@@ -292,3 +292,11 @@ if find_spec("h5py"):
         bombs.spoken,
         (b"GCOL", b"SNOD", b"TREE", b"HEAP", b"OHDR", b"\x89HDF\r\n\x1a\n", b"times", b"labels", b"/etc/hostname"),
     )
+
+if find_spec("nir"):
+    READERS["nir"] = Reader(
+        checkpoints.graphs(),
+        packing.plain("network.nir"),
+        checkpoints.read_graph_of_a_network,
+        words=(b"GCOL", b"SNOD", b"TREE", b"HEAP", b"OHDR", b"NIRGraph", b"Conv2d", b"weight", b"edges", b"fires_at"),
+    )

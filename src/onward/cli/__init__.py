@@ -37,7 +37,8 @@ app.command(
 app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
-    help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` wrote.\n\n"
+    help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` or "
+    "`onward export nir` wrote.\n\n"
     "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`. With --members every "
     "time step is tested by itself too: a spiking network is an ensemble of its steps.",
     usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
@@ -132,6 +133,24 @@ _data.command(
     "Files that are there as they must be are not fetched again; a transfer that was cut goes on where it ended.",
 )
 app.command(_data)
+_export = App(name="export", help="Write trained networks for other programs.")
+_export.command(
+    "onward.cli.exchange:export_nir",
+    name="nir",
+    help="Write a trained network as a NIR graph, which other simulators and chips read.\n\n"
+    "The file is read back, and every spike is compared. What NIR cannot say is refused, or written as a note with "
+    "--lossy-ok.",
+    usage="Usage: onward export nir RUN [--out FILE.nir] [--dt SECONDS] [--lossy-ok] [--json]",
+)
+app.command(_export)
+_import = App(name="import", help="Use networks of other programs.")
+_import.command(
+    "onward.cli.exchange:import_nir",
+    name="nir",
+    help="Make a network of a NIR graph, and write it as a file that `onward eval` tests.",
+    usage="Usage: onward import nir FILE [--out FILE.nir] [--dt SECONDS] [--steps N] [--json]",
+)
+app.command(_import)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

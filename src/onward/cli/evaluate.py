@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from onward.cli.output import Json, console, emit
-from onward.export import packed_subject
+from onward.export import file_subject
 from onward.train import Members, RunFolder, examine, members_of, subject_of
 from onward.train.source import evaluation_data
 
@@ -18,7 +18,7 @@ Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
 def evaluate(
-    run: Annotated[Path, Parameter(help="The folder of a run, or a file that `onward pack` wrote.")],
+    run: Annotated[Path, Parameter(help="The folder of a run, or a file that `onward pack` or `export nir` wrote.")],
     /,
     *tokens: Tokens,
     data: Annotated[str | None, Parameter(help="A data set's name, or an .npz file; default: the run's own.")] = None,
@@ -38,7 +38,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Tests a network, packed or not; further --data.FIELD flags say how the data is read, as in `onward train`."""
-    subject = packed_subject(run, device) if run.is_file() else subject_of(RunFolder.open(run), device)
+    subject = file_subject(run, device) if run.is_file() else subject_of(RunFolder.open(run), device)
     samples = evaluation_data(subject.config, data, split, tokens, task)
     result = examine(subject, samples, device)
     low, high = result.interval

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -24,29 +24,16 @@ from onward._durable import write_whole
 from onward._tensors import CheckpointError, about, difference, header, packed, read_tensors
 from onward.core import Network
 from onward.core.errors import ConfigError, OnwardError
-from onward.core.objective import objectives
-from onward.core.registry import Choice, describe
+from onward.core.registry import describe
 from onward.core.synapse import effective
-from onward.data import datasets
-from onward.data.streams import streams
+from onward.export.purpose import Purpose
 from onward.train import Subject
-from onward.train.config import (
-    DataField,
-    ModelField,
-    NeuronField,
-    ObjectiveField,
-    RunConfig,
-    StreamField,
-    TrainConfig,
-    WeightsField,
-)
-from onward.train.folder import Interface, RunFolder
+from onward.train.config import ModelField, NeuronField, WeightsField
+from onward.train.folder import RunFolder
 from onward.train.networks import build_network, check_device, trained_network
 from onward.weights.cost import LayerCost, costs
 from onward.weights.packed import with_packed_weights
 
-SECTIONS = ("model", "neuron", "weights", "data", "stream", "objective")
-"""Of a run's configuration, what a packed file says."""
 KEY, FORMAT, NAME = "onward.packed", 1, "packed.safetensors"
 MOST_CHARACTERS = 2**20
 MOST_MADE = 8
@@ -54,43 +41,12 @@ MOST_MADE = 8
 HOW_TO_MAKE_ONE = "expected a file that `onward pack` wrote"
 
 
-def _placeless(choice: Choice) -> Choice:
-    """The options of a data set without the place of its files, which is for whoever reads it to say."""
-    places = {"root", "file"} & type(choice).model_fields.keys()
-    return choice.model_copy(update=dict.fromkeys(places))
-
-
-class Recipe(BaseModel):
-    """How to build a network, and to test it: sections of a run's configuration, and what it takes and gives."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Recipe(Purpose):
+    """How to build a network, and to test it."""
 
     model: ModelField
     neuron: NeuronField
     weights: WeightsField
-    features: tuple[int, ...]
-    classes: int = Field(ge=1)
-    heads: int = Field(1, ge=1)
-    data: Annotated[DataField, AfterValidator(_placeless)] = datasets.parse("mnist")
-    stream: StreamField = streams.parse("none")
-    objective: ObjectiveField = objectives.parse("per-step")
-    steps: int | None = Field(None, ge=1)
-
-    @classmethod
-    def of(cls, config: RunConfig, interface: Interface) -> Self:
-        """That of a run."""
-        sections = {name: getattr(config, name) for name in SECTIONS}
-        return cls(**sections, **asdict(interface), steps=config.train.steps)
-
-    @property
-    def config(self) -> RunConfig:
-        """What it says of a run's configuration."""
-        return RunConfig(**{name: getattr(self, name) for name in SECTIONS}, train=TrainConfig(steps=self.steps))
-
-    @property
-    def interface(self) -> Interface:
-        """What the network takes and gives."""
-        return Interface(self.features, self.classes, self.heads)
 
     def build(self) -> Network:
         """The network, with initial weights."""

@@ -41,14 +41,16 @@ _OUTER = {"conv1": "conv1", "bn1": "norm1", "fc": "readout"}
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
-    """The tensors in a ``.safetensors``, ``.pt`` or ``.pth`` file, by name; raises `ConfigError` for anything else."""
+    """The tensors in a ``.safetensors``, ``.pt``, ``.pth`` or ``.nir`` file, by name; else raises `ConfigError`."""
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if path.suffix in PICKLES:
         return _tensors(_unpickled(path))
+    if path.suffix == ".nir":
+        return _nir(path)
     raise ConfigError(
-        f"a file that ends in {path.suffix or 'nothing'} was given; expected .safetensors, .pt or .pth, or the folder "
-        "of a run"
+        f"a file that ends in {path.suffix or 'nothing'} was given; expected .safetensors, .pt, .pth or .nir, or the "
+        "folder of a run"
     )
 
 
@@ -103,6 +105,18 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (CheckpointError, SafetensorError, OSError) as error:
         raise ConfigError(f"the file cannot be read ({error})") from None
+
+
+def _nir(path: Path) -> dict[str, Tensor]:
+    """Weights and biases of the synapses of a graph, by the names of its nodes."""
+    from onward.export.nir.file import read_graph
+
+    try:
+        nodes = read_graph(path).nodes
+    except CheckpointError as error:
+        raise ConfigError(f"the file cannot be read ({error})") from None
+    found = {f"{name}.{key}": getattr(node, key, None) for name, node in nodes.items() for key in ("weight", "bias")}
+    return {name: torch.from_numpy(array) for name, array in found.items() if array is not None}
 
 
 def _unpickled(path: Path) -> Any:

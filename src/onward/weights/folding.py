@@ -45,12 +45,15 @@ def fold(synapse: nn.Module, *glue: nn.Module) -> Line:
     scale, bias = signs_of(synapse)[1].double(), getattr(synapse, "bias", None)
     line = Line(scale, torch.zeros_like(scale) if bias is None else bias.double())
     for module in glue:
-        line = line.then(*_affine(module))
+        line = line.then(*affine_glue(module))
     return line
 
 
-def _affine(module: Any) -> tuple[Tensor | float, Tensor | float]:
-    """Gain and offset of glue."""
+def affine_glue(module: Any) -> tuple[Tensor | float, Tensor | float]:
+    """Gain and offset of batch normalisation in evaluation mode, `Shift` or `Scale`; of each channel, in float64.
+
+    Raises `UnsupportedModule` for other glue.
+    """
     match module:
         case _BatchNorm(running_mean=Tensor() as mean, running_var=Tensor() as variance):
             gain = (variance.double() + module.eps).rsqrt()

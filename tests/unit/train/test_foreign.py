@@ -163,7 +163,7 @@ def test_a_file_that_holds_more_than_tensors_runs_nothing(tmp_path: Path) -> Non
         with pytest.raises(ConfigError, match="cannot be read"):
             read_foreign(tmp_path / name)
     (tmp_path / "w.npz").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"ends in \.npz was given; expected \.safetensors, \.pt or \.pth"):
+    with pytest.raises(ConfigError, match=r"ends in \.npz was given; expected \.safetensors, \.pt, \.pth or \.nir"):
         read_foreign(tmp_path / "w.npz")
 
 
