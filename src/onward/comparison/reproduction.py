@@ -11,7 +11,7 @@ from typing import Any
 
 from onward.comparison.estimates import estimate
 from onward.comparison.rows import RecipeRow, as_row
-from onward.comparison.table import Line, words
+from onward.comparison.table import Line, cost_columns, costs, words
 from onward.core.errors import ConfigError, UnknownName
 from onward.train import toml
 
@@ -22,13 +22,14 @@ MEASURES = {"accuracies": "%", "backward": "points of BWT", "last": "mean of the
 
 @dataclass(frozen=True)
 class Found:
-    """What one row came to: values by measure, one a seed (of ``last``, the mean alone)."""
+    """What one row came to: values by measure, one a seed (of ``last``, the mean alone), and what it took."""
 
     label: str
     seeds: tuple[int, ...]
     values: Mapping[str, tuple[float, ...]]
     date: str = ""
     machine: str = ""
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, measure: str) -> float | None:
         """The mean over seeds."""
@@ -147,7 +148,8 @@ def _recorded(result: Mapping[str, Any]) -> Found:
     values = {"accuracies": result["accuracies"], "backward": result.get("backward", [])}
     last = {"last": (result["last"],)} if "last" in result else {}
     told = {name: tuple(given) for name, given in values.items() if given}
-    return Found(result["label"], tuple(result["seeds"]), {**told, **last}, result["date"], result["machine"])
+    costs = {name: float(value) for name, value in result.get("costs", {}).items()}
+    return Found(result["label"], tuple(result["seeds"]), {**told, **last}, result["date"], result["machine"], costs)
 
 
 def fresh(lines: Sequence[Line]) -> dict[str, Found]:
@@ -158,6 +160,7 @@ def fresh(lines: Sequence[Line]) -> dict[str, Found]:
             line.label,
             line.seeds,
             {name: line.measures[key].values for name, key in measures.items() if key in line.measures},
+            costs=costs(line),
         )
         for line in lines
     }
@@ -187,3 +190,14 @@ def table_of(reproduction: Reproduction) -> Iterator[tuple[str, str, str, str]]:
     for label, found in reproduction.found.items():
         ours = f"{found.told} ({len(found.seeds)} seed{'s' * (len(found.seeds) > 1)})"
         yield label, reproduction.published_for(label), ours, reproduction.settings(label)
+
+
+def costs_of(reproduction: Reproduction) -> list[tuple[str, ...]]:
+    """A heading, then a line for each row whose costs are known; empty where none are."""
+    found = [one for one in reproduction.found.values() if one.costs]
+    columns = cost_columns(one.costs for one in found)
+
+    def cells(one: Found) -> tuple[str, ...]:
+        return one.label, *(f"{one.costs[m.key]:,.{m.digits}f}" if m.key in one.costs else "" for m in columns)
+
+    return [("row", *(m.title for m in columns)), *map(cells, found)] if found else []

@@ -11,7 +11,7 @@ import pytest
 
 from onward.cli import main
 from onward.comparison.index import index
-from onward.comparison.reproduction import FAILS, HOLDS, OPEN, Check, Found, every, read
+from onward.comparison.reproduction import FAILS, HOLDS, OPEN, Check, Found, costs_of, every, read
 from onward.comparison.rows import as_row
 from onward.core.errors import ConfigError
 
@@ -109,6 +109,17 @@ def test_every_number_of_the_index_is_a_result() -> None:
         for found in one.found.values():
             mean = sum(found.values["accuracies"]) / len(found.values["accuracies"])
             assert re.search(rf"\| {re.escape(found.label)} \|.*\| {mean:.2f}", index([one]))
+
+
+def test_what_rows_took_is_shown_where_it_is_known() -> None:
+    one = replace(read(ROOT / "recipes" / "mnist-mlp.toml"), found=FOUND, rows=ROWS)
+    assert costs_of(one) == []
+    known = replace(FOUND["a"], costs={"spikes": 1234.0, "peak_mib": 3.25})
+    assert costs_of(replace(one, found={**FOUND, "a": known})) == [
+        ("row", "peak memory (MiB)", "spikes a sample"),
+        ("a", "3.2", "1,234"),
+    ]
+    assert "| a | 3.2 | 1,234 |" in index([replace(one, found={"a": known})])
 
 
 def test_recipes_of_one_table_stand_side_by_side() -> None:
