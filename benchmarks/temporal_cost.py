@@ -1,6 +1,7 @@
 """What time costs: memory, seconds and multiplications of an update over T and K, by temporal credit.
 
-    python -m benchmarks.temporal_cost recipes/fashion-conv5.toml [FOLDER] [--steps 2 4 8 16 32] [--keep 1 2 4] [--train.chunk 2]
+    python -m benchmarks.temporal_cost recipes/fashion-conv5.toml [FOLDER] [--steps 2 4 8 16 32] [--keep 1 2 4]
+        [--train.chunk 2]
 
 The recipe's network learns one mini-batch again and again by back-propagation through time, OTTT, SLTT and SLTT-K.
 Memory is what torch's allocator held at most beyond what it held before; a time is the median of turns taken one rule
