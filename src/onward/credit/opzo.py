@@ -139,7 +139,7 @@ class OPZO(Noisy):
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
         """Adds sum_t rho^(T - t) z[t] o[t]^T / B of the chunk to the sequence's sum, by halves of the batch."""
-        if self._frozen:
+        if self.frozen:
             return
         outs = self._outputs(heads, again)
         self._averages.count(carry, len(record.out))
@@ -201,7 +201,8 @@ class OPZO(Noisy):
         return 1 / self.perturbation.alpha if self.options.inverse_alpha else 1.0
 
     @property
-    def _frozen(self) -> bool:
+    def frozen(self) -> bool:
+        """Whether M stays as it is."""
         after = self.options.freeze_after
         return after is not None and int(self.sequences) > after
 
