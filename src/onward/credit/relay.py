@@ -12,10 +12,10 @@ arrives at the synapse, u its drive, and E[u n^T] = E[n^2] W, as nothing else in
 
 A weight of a convolution is divided by the number of places it acts at, too.
 
-``hops`` h = 0 is OPZO; with as many hops as hidden layers it is back-propagation through weights that are estimated. In a
-residual stream of drives, a drive learns from the next spikes alone, as under OPZO.
-No weight is read, errors wait for h layers and not for all of them. Memory O(n_l n_{l-1}) for C and O(n m) for M, O(1)
-in T; a step costs one product of the size of a weight gradient for C, and h backward products a synapse.
+``hops`` h = 0 is OPZO; with as many hops as hidden layers it is back-propagation through weights that are estimated. In
+a residual stream of drives, a drive learns from the next spikes alone, as under OPZO. No weight is read, errors wait
+for h layers and not for all of them. Memory O(n_l n_{l-1}) for C and O(n m) for M, O(1) in T; a step costs one product
+of the size of a weight gradient for C, and h backward products a synapse.
 """
 
 from __future__ import annotations
