@@ -95,7 +95,7 @@ def test_mirrors_estimate_the_weights_of_convolutions(options: dict[str, Any]) -
     teach(net, rule, x, torch.zeros(20_000, dtype=torch.int64))
     node = net.synapses[1]
     weight = effective(node.module)["weight"].detach()
-    assert relative(rule.spatial.estimate(node, {"weight": weight}, torch.zeros(1, 1, 4, 4, 4)), weight) < 0.05
+    assert relative(rule.spatial.estimate(node, {"weight": weight}, torch.zeros(1, 1, 4, 4, 4)), weight) < 0.07
 
 
 @pytest.mark.parametrize("schedule", ["fresh", "pairs", "two-pass", "codes", "hold"])
