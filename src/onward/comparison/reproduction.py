@@ -48,11 +48,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that must come out: a row's measure, less that of row ``of`` where there is one, within bounds."""
+    """Something that must come out: a row's measure, less that of row ``of`` where there is one, within bounds.
+
+    With ``than`` it is the distance of a row from ``of`` as a share of the distance of row ``than``.
+    """
 
     says: str
     row: str
     of: str = ""
+    than: str = ""
     measure: str = "accuracies"
     at_least: float | None = None
     at_most: float | None = None
@@ -61,9 +65,10 @@ class Check:
     def verdict(self, found: Mapping[str, Found]) -> str:
         """Whether it holds for what was found; `OPEN` where a row was not run."""
         own, other = self._value(found, self.row), self._value(found, self.of) if self.of else 0.0
-        if own is None or other is None:
+        scale = self._value(found, self.than) if self.than else 0.0
+        if own is None or other is None or scale is None:
             return OPEN
-        number = round(own - other, 6)
+        number = round((own - other) / (scale - other) if self.than else own - other, 6)
         bounds = [(operator.ge, self.at_least), (operator.le, self.at_most)]
         holds = all(compare(number, bound) for compare, bound in bounds if bound is not None)
         return HOLDS if holds and (self.within is None or abs(number) <= self.within) else FAILS

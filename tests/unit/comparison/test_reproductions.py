@@ -21,6 +21,7 @@ ROWS = tuple(as_row({"label": label}) for label in "ab")
 FOUND = {
     "a": Found("a", (0, 1), {"accuracies": (98.0, 99.0), "backward": (-1.0, -2.0)}),
     "b": Found("b", (0,), {"accuracies": (98.2,), "last": (1.6,)}),
+    "d": Found("d", (0,), {"accuracies": (99.4,)}),
 }
 
 
@@ -40,7 +41,7 @@ def test_checks_are_about_rows_of_the_recipe(path: Path) -> None:
     labels = tuple(row.label for row in one.rows)
     for check in one.checks:
         assert check.row.startswith(labels)
-        assert not check.of or check.of in labels
+        assert {check.of, check.than} <= {"", *labels}
         assert any(bound is not None for bound in (check.at_least, check.at_most, check.within))
 
 
@@ -56,6 +57,9 @@ def test_checks_are_about_rows_of_the_recipe(path: Path) -> None:
         (Check("", "b", measure="last", at_most=1.59), FAILS),
         (Check("", "b", measure="backward", at_least=-9), OPEN),
         (Check("", "c", at_least=1), OPEN),
+        (Check("", "a", of="b", than="d", at_most=0.3), HOLDS),
+        (Check("", "a", of="b", than="d", at_most=0.2), FAILS),
+        (Check("", "a", of="b", than="c", at_most=0.2), OPEN),
         (Check("", "a", of="c", at_least=1), OPEN),
     ],
 )
