@@ -77,6 +77,17 @@ app.command(
     "[--row LABEL] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
 )
 app.command(
+    "onward.cli.sweep:sweep",
+    name="sweep",
+    help="Search over fields of a configuration, by accuracy on held-out training data.\n\n"
+    "Everything else is as in `onward train`, a recipe and flags included. Trials below the median of earlier ones are "
+    "ended early. Named again by its folder, a sweep goes on where it was cut short, with more --trials where wanted. "
+    "Needs the extra `sweep`. For example:\n\n"
+    "onward sweep --train.epochs 3 --over optim.lr=1e-4..1e-1:log --over model.hidden=400,800 --trials 20",
+    usage="Usage: onward sweep [RECIPE.toml | FOLDER] --over FIELD=LO..HI[:log] | FIELD=A,B,C ... [--trials N] "
+    "[--jobs N] [--no-prune] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
+)
+app.command(
     "onward.cli.reproduce:reproduce",
     name="reproduce",
     help="Train a published result again, and say whether it came out; --list shows what there is.",
