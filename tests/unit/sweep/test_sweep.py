@@ -25,7 +25,7 @@ from onward.train.grammar import load
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed (pip install optuna)")
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="Optuna brings it")
 
-EPOCHS = ("--train.epochs", "4")
+EPOCHS = ("--train.epochs", "3")
 LR = "optim.lr=1e-4..1e-1:log"
 Accuracies = Callable[[RunConfig], Sequence[float]]
 
@@ -169,7 +169,7 @@ def test_a_plan_holds_data_out_and_finds_its_fields() -> None:
 
 
 def test_the_search_comes_near_the_best_and_repeats_itself(tmp_path: Path) -> None:
-    plan = planned(EPOCHS, [LR], 16)
+    plan = planned(EPOCHS, [LR], 12)
     one, other = (swept_by(Fake(), tmp_path / name, plan) for name in "ab")
     assert one == other
     best = max(one, key=lambda trial: trial.accuracy or 0)
@@ -179,15 +179,15 @@ def test_the_search_comes_near_the_best_and_repeats_itself(tmp_path: Path) -> No
 
 
 def test_what_is_bad_is_ended_early(tmp_path: Path) -> None:
-    plan, launcher = planned(EPOCHS, [LR], 12), Fake()
+    plan, launcher = planned(EPOCHS, [LR], 10), Fake()
     found = swept_by(launcher, tmp_path, plan)
     pruned = [trial for trial in found if trial.state == "pruned"]
     assert pruned
     assert [f"trial {trial.place}" for trial in pruned] == launcher.stopped
-    assert all(len(trial.accuracies) < 4 for trial in pruned)
+    assert all(len(trial.accuracies) < 3 for trial in pruned)
     assert all(trial.state == "finished" for trial in found[:5]), "there is no median to be below of so far"
     assert max(trial.accuracy or 0 for trial in pruned) < max(trial.accuracy or 0 for trial in found)
-    whole = swept_by(Fake(), tmp_path / "whole", planned(EPOCHS, [LR], 8, prune=False))
+    whole = swept_by(Fake(), tmp_path / "whole", planned(EPOCHS, [LR], 7, prune=False))
     assert {trial.state for trial in whole} == {"finished"}
 
 
