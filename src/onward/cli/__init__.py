@@ -26,7 +26,7 @@ app.command(
     name="resume",
     help="Continue a run that was cut short, as if nothing had happened.\n\n"
     "Flags change its settings, as in `onward train`; that, other versions of programs, or other data need --force.",
-    usage="Usage: onward resume RUN [--force] [--FIELD VALUE ...] [--json]",
+    usage="Usage: onward resume RUN [--force] [--log tensorboard] [--FIELD VALUE ...] [--json]",
 )
 app.command(
     "onward.cli.meta_train:train",
