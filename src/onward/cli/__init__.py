@@ -40,8 +40,10 @@ app.command(
     help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` or "
     "`onward export nir` wrote.\n\n"
     "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`. With --members every "
-    "time step is tested by itself too: a spiking network is an ensemble of its steps.",
-    usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
+    "time step is tested by itself too: a spiking network is an ensemble of its steps. With --neurobench the metrics "
+    "of NeuroBench are written as metrics.json.",
+    usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--neurobench] "
+    "[--json]",
 )
 app.command(
     "onward.cli.pack:pack",
