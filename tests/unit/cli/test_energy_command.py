@@ -69,7 +69,7 @@ def test_metrics_stand_beside_a_packed_network(run: str, tmp_path: Path) -> None
     assert main(["train", *flags, "--train.steps", "3", "--train.epochs", "1", "--train.out", str(tmp_path)]) == 0
     (binary,), file = tmp_path.iterdir(), tmp_path / "small.safetensors"
     assert main(["pack", str(binary), "--to", str(file)]) == 0
-    assert main(["eval", str(file), "--neurobench"]) == 0
+    assert main(["eval", str(file), "--data", str(data), "--neurobench"]) == 0
     told = json.loads((tmp_path / "small.safetensors.metrics.json").read_text())
     assert told["synaptic_operations"]["Dense"] == 3 * (6 * 8 + 8 * 4 + 4 * 2)
 
