@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -63,7 +63,7 @@ def evaluate(
     if found is not None:
         out.print(_table(found))
         out.print(_closing(found), soft_wrap=True)
-    told = {} if found is None else {"members": {**asdict(found), "gain": found.gain}}
+    told: dict[str, Any] = {} if found is None else {"members": {**asdict(found), "gain": found.gain}}
     if neurobench:
         metrics, place = neurobench_of(subject, samples, result.test_accuracy, device), _beside(run)
         write_json(place, metrics)
