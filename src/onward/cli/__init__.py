@@ -26,7 +26,7 @@ app.command(
     name="resume",
     help="Continue a run that was cut short, as if nothing had happened.\n\n"
     "Flags change its settings, as in `onward train`; that, other versions of programs, or other data need --force.",
-    usage="Usage: onward resume RUN [--force] [--FIELD VALUE ...] [--json]",
+    usage="Usage: onward resume RUN [--force] [--log tensorboard] [--FIELD VALUE ...] [--json]",
 )
 app.command(
     "onward.cli.meta_train:train",
@@ -40,8 +40,10 @@ app.command(
     help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` or "
     "`onward export nir` wrote.\n\n"
     "Flags such as --data.root or --data.bin-us say how the data is read, as in `onward train`. With --members every "
-    "time step is tested by itself too: a spiking network is an ensemble of its steps.",
-    usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--json]",
+    "time step is tested by itself too: a spiking network is an ensemble of its steps. With --neurobench the metrics "
+    "of NeuroBench are written as metrics.json.",
+    usage="Usage: onward eval RUN|FILE [--data NAME|FILE.npz] [--data.FIELD VALUE ...] [--members] [--neurobench] "
+    "[--json]",
 )
 app.command(
     "onward.cli.pack:pack",
@@ -75,6 +77,17 @@ app.command(
     "again by its folder, a comparison goes on where it was cut short.",
     usage="Usage: onward compare [RECIPE.toml | FOLDER] [--rules NAME,NAME] [--datasets NAME,NAME] [--seeds 0,1,2] "
     "[--row LABEL] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
+)
+app.command(
+    "onward.cli.sweep:sweep",
+    name="sweep",
+    help="Search over fields of a configuration, by accuracy on held-out training data.\n\n"
+    "Everything else is as in `onward train`, a recipe and flags included. Trials below the median of earlier ones are "
+    "ended early. Named again by its folder, a sweep goes on where it was cut short, with more --trials where wanted. "
+    "Needs the extra `sweep`. For example:\n\n"
+    "onward sweep --train.epochs 3 --over optim.lr=1e-4..1e-1:log --over model.hidden=400,800 --trials 20",
+    usage="Usage: onward sweep [RECIPE.toml | FOLDER] --over FIELD=LO..HI[:log] | FIELD=A,B,C ... [--trials N] "
+    "[--jobs N] [--no-prune] [--launcher local|ray|slurm] [--FIELD VALUE ...] [--json]",
 )
 app.command(
     "onward.cli.reproduce:reproduce",
