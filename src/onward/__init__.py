@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Shift,
         Sink,
         Static,
+        Stepper,
         Traits,
         evaluate,
         run_sequence,
@@ -58,7 +59,7 @@ _HOMES = {
     "onward.core": (
         "MSE Add CrossEntropy Delay Events Feedback Frames GradSink Joined KeyedDraws LearningRule Mixed Network "
         "Neuron Objective Outcome PerStep RPReLU Rates Readout RecordedDraws Recurrent Residual Scale Sequence Shift "
-        "Sink Static Traits evaluate run_sequence"
+        "Sink Static Stepper Traits evaluate run_sequence"
     ),
     "onward.core.errors": "OnwardError",
     "onward.data": "ArrayDataset Batch Dataset Loader from_torch load",
@@ -110,6 +111,7 @@ __all__ = [
     "Sink",
     "SoftReset",
     "Static",
+    "Stepper",
     "Traits",
     "__version__",
     "binarize",
