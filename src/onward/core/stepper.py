@@ -136,7 +136,7 @@ class Stepper:
         self.rule.check(self.net, x, 1)
         if x.batch != lesson.x.batch:
             raise ShapeError(
-                f"a step of {x.batch} samples was given in a stream of {lesson.x.batch}; call reset() before others come"
+                f"a step of {x.batch} samples was given in a stream of {lesson.x.batch}; call reset() first"
             )
         if lesson.carry.step + x.steps > self.steps:
             raise ShapeError(
