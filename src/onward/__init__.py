@@ -14,6 +14,7 @@ from onward._version import __version__
 
 if TYPE_CHECKING:
     from onward import data, models, neurons, rules, solvers, surrogates, train
+    from onward.adapters import from_snntorch, from_spikingjelly
     from onward.core import (
         MSE,
         Add,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from onward.weights import binarize, standardize
 
 _HOMES = {
+    "onward.adapters": "from_snntorch from_spikingjelly",
     "onward.core": (
         "MSE Add CrossEntropy Delay Events Feedback Frames GradSink Joined KeyedDraws LearningRule Mixed Network "
         "Neuron Objective Outcome PerStep RPReLU Rates Readout RecordedDraws Recurrent Residual Scale Sequence Shift "
@@ -118,6 +120,8 @@ __all__ = [
     "data",
     "evaluate",
     "from_nir",
+    "from_snntorch",
+    "from_spikingjelly",
     "from_torch",
     "load",
     "models",
