@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         run_sequence,
     )
     from onward.core.errors import OnwardError
-    from onward.data import ArrayDataset, Batch, Dataset, Loader, from_torch, load
+    from onward.data import ArrayDataset, Batch, Dataset, Loader, from_events, from_torch, load
     from onward.export import from_nir
     from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset, SoftReset
     from onward.train import RunConfig
@@ -64,7 +64,7 @@ _HOMES = {
         "Sink Static Stepper Traits evaluate run_sequence"
     ),
     "onward.core.errors": "OnwardError",
-    "onward.data": "ArrayDataset Batch Dataset Loader from_torch load",
+    "onward.data": "ArrayDataset Batch Dataset Loader from_events from_torch load",
     "onward.export": "from_nir",
     "onward.neurons": "IF LI LIF AdaptiveLIF Affine CubaLIF HardReset SoftReset",
     "onward.train": "RunConfig",
@@ -119,6 +119,7 @@ __all__ = [
     "binarize",
     "data",
     "evaluate",
+    "from_events",
     "from_nir",
     "from_snntorch",
     "from_spikingjelly",

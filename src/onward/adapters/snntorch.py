@@ -5,9 +5,9 @@
     none                  U[t] = beta U[t-1] + x[t]
     s[t] = [U[t] > theta]
 
-With H = U these are `onward.Affine`: V = H - (theta / beta) s, V = (1 - s) H, V = H; a membrane set to 0 at once
-is the second of them. Synaptic has the current I[t] = alpha I[t-1] + x[t] in the place of x (`onward.CubaLIF`),
-Lapicque 1 - dt / (R C) in that of beta and x dt / C in that of x. Some resets are no affine neuron's, and are refused in words.
+With H = U these are `onward.Affine` with V = H - (theta / beta) s, V = (1 - s) H, V = H; a membrane set to 0 at once is
+the second. Synaptic has the current I[t] = alpha I[t-1] + x[t] in the place of x (`onward.CubaLIF`), Lapicque has
+1 - dt / (R C) in that of beta and x dt / C in that of x. Some resets are no affine neuron's, and are refused in words.
 """
 
 from __future__ import annotations

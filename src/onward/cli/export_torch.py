@@ -26,8 +26,8 @@ def export_torch(
     speak.print(f"{found.file}: {found.operations} operations a step, states {states or 'none'}", soft_wrap=True)
     check = found.agreement
     speak.print(
-        f"Tried on random inputs: {check.spikes:,} spikes, all {check.agreed:,} states of neurons agree; read back, the "
-        "same bits",
+        f"Tried on random inputs: {check.spikes:,} spikes, all {check.agreed:,} states of neurons agree; the same bits "
+        "once read back",
         soft_wrap=True,
     )
     if check.silent:

@@ -80,7 +80,7 @@ def _integrator(neuron: LI) -> Step:
 
 
 def _rectifier(neuron: Rectifier) -> Step:  # noqa: ARG001
-    return lambda x, state: (x.relu(), (x.clone(),))  # noqa: ARG005
+    return lambda x, state: (x.relu(), (x.clone(),))
 
 
 _LAWS: dict[type[Neuron], tuple[tuple[str, ...], Callable[[Any], Step]]] = {

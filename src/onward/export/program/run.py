@@ -103,8 +103,8 @@ def described(step: InferenceStep, purpose: Purpose) -> dict[str, Any]:
 
 def _checked(net: Network, features: tuple[int, ...]) -> Agreement:
     """How the step compares with the network in float64; raises `CheckpointError` where they differ."""
-    x = probes(features)
-    found = compared(watched(net, x), _stepped(InferenceStep(net, features).double(), x))
+    x, step = probes(features), InferenceStep(net, features).double()
+    found = compared(watched(net, x), _stepped(step, x))
     if found.first is not None:
         raise CheckpointError(f"the program does not fire as the network does: {found.first}")
     return found
