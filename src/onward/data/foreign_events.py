@@ -45,8 +45,8 @@ def from_events(
 
     A sample is a structured array ``[E]`` (x, y pixels; t microseconds from the start; p polarity) and its class;
     ``transforms`` change its events, in order. ``sensor_size`` is (width, height, polarities), that of ``samples`` by
-    default; sensors of one row or polarity need no y or p. ``classes`` is the largest label + 1 by default, ``steps`` the
-    natural number of time steps, if there is one. Labels are ``samples.targets`` where that is there, else every
+    default; sensors of one row or polarity need no y or p. ``classes`` is the largest label + 1 by default, ``steps``
+    the natural number of time steps, if there is one. Labels are ``samples.targets`` where that is there, else every
     recording is read once. Raises `DataError` for samples that are no events, or lie outside of the sensor.
 
     >>> import torch
@@ -102,8 +102,8 @@ def _field(events: Any, key: str, where: str) -> np.ndarray:
         shape = list(getattr(events, "shape", ()))
         what = f"fields {', '.join(names)}" if names else f"a {type(events).__name__} of shape {shape}"
         raise DataError(
-            f"{where} has {what}; expected events with the fields x, y, t and p: leave out transforms that make frames, "
-            "since events become time steps here"
+            f"{where} has {what}; expected events with the fields x, y, t and p: leave out transforms that make "
+            "frames, since events become time steps here"
         )
     return np.floor(events[key]).astype(np.int64)
 
@@ -118,8 +118,8 @@ def _sensor(given: Any, name: str) -> tuple[int, int, int]:
         ) from None
     if min(width, height, polarities) < 1 or polarities > 2 or width * height > MOST_PIXELS:
         raise DataError(
-            f"{name} has a sensor of {width} x {height} pixels and {polarities} polarities; expected 1 or 2 of these, and "
-            f"{MOST_PIXELS:,} pixels at most"
+            f"{name} has a sensor of {width} x {height} pixels and {polarities} polarities; expected 1 or 2 of these, "
+            f"and {MOST_PIXELS:,} pixels at most"
         )
     return width, height, polarities
 

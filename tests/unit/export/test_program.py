@@ -153,8 +153,8 @@ def test_a_step_that_fires_otherwise_is_refused(file: Path, monkeypatch: pytest.
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--model.hidden", "16", "--train.epochs", "1", "--train.steps", "4", "--data.limit", "256", "--data.limit-test", "64"]
-    assert cli.main(["train", *flags, "--train.out", str(tmp_path / "run"), "--json"]) == 0
+    flags = ["--model.hidden", "16", "--train.epochs", "1", "--train.steps", "4", "--train.out", str(tmp_path / "run")]
+    assert cli.main(["train", *flags, "--data.limit", "256", "--data.limit-test", "64", "--json"]) == 0
     capsys.readouterr()
     (run_folder,) = {path.parent for path in tmp_path.rglob("config.toml")}
     assert cli.main(["export", "torch", str(run_folder), "--json"]) == 0
