@@ -53,7 +53,7 @@ def program_outputs(file: Path, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_step_fires_as_the_network_does(name: str) -> None:
-    found = run._checked(make(name), NETS[name])
+    found = run.check_network(make(name), purpose(NETS[name]), name)
     assert found.agreed == found.states
     assert found.spikes > 0
 

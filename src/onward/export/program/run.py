@@ -56,9 +56,7 @@ def write_program(path: Path, net: Network, purpose: Purpose, *, source: str = "
     Raises `UnsupportedModule` naming what cannot be written, and `CheckpointError` where the file does not do as the
     network does, or cannot be written; none is left behind then.
     """
-    if purpose.heads > 1:
-        raise UnsupportedModule(f"{source} has {purpose.heads} heads, one for each task; a program has one output")
-    agreement = _checked(net, purpose.features)
+    agreement = check_network(net, purpose, source)
     step = InferenceStep(net, purpose.features).float()
     program = traced(step, purpose.features)
     try:
@@ -101,9 +99,11 @@ def described(step: InferenceStep, purpose: Purpose) -> dict[str, Any]:
     }
 
 
-def _checked(net: Network, features: tuple[int, ...]) -> Agreement:
+def check_network(net: Network, purpose: Purpose, source: str) -> Agreement:
     """How the step compares with the network in float64; raises `CheckpointError` where they differ."""
-    x, step = probes(features), InferenceStep(net, features).double()
+    if purpose.heads > 1:
+        raise UnsupportedModule(f"{source} has {purpose.heads} heads, one for each task; a program has one output")
+    x, step = probes(purpose.features), InferenceStep(net, purpose.features).double()
     found = compared(watched(net, x), _stepped(step, x))
     if found.first is not None:
         raise CheckpointError(f"the program does not fire as the network does: {found.first}")
