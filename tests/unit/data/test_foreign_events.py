@@ -54,7 +54,7 @@ def plain(events: np.ndarray, steps: int, place: Callable[[int], int], *, counts
 @pytest.mark.parametrize("binning", [ByDuration(), FixedWidth(200)])
 def test_frames_are_those_of_a_loop_over_events(binning: Binning, counts: bool) -> None:
     samples = Recorded()
-    data = onward.from_events(samples, binning=binning, **({"reading": Counts()} if counts else {}))
+    data = onward.from_events(samples, binning=binning, reading=Counts() if counts else None)
     assert (len(data), data.classes, data.features, data.name) == (6, 3, (2, 4, 5), "Recorded")
     batch = data.batch(torch.tensor([4, 1]), 4)
     assert batch.y.tolist() == [1, 1]

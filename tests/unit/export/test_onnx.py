@@ -18,7 +18,7 @@ from onward.core.errors import ConfigError
 from onward.export.program import onnx, write_onnx
 from onward.export.purpose import Purpose
 
-PURPOSE = Purpose(features=FLAT, classes=CLASSES, steps=STEPS)
+PURPOSE = Purpose(features=FLAT, classes=CLASSES, heads=1, steps=STEPS)
 needs_onnx = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="needs the extra onnx"
 )

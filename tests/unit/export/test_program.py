@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def purpose(features: tuple[int, ...]) -> Purpose:
-    return Purpose(features=features, classes=CLASSES, steps=STEPS)
+    return Purpose(features=features, classes=CLASSES, heads=1, steps=STEPS)
 
 
 @torch.no_grad()
@@ -99,11 +99,9 @@ class Strange(nn.Module):
         return x if float(x.sum()) > -1e9 else -x
 
 
-class Odd(Neuron):
-    """A neuron of one's own, of which no program is made."""
-
-    decay, spiking = 0.0, False
-    start = scan = unroll = parameter_grads = after_reset = None
+ABSTRACT = ("start", "scan", "unroll", "parameter_grads", "after_reset")
+Odd: Any = type("Odd", (Neuron,), {"decay": 0.0, "spiking": False, **dict.fromkeys(ABSTRACT)})
+"""A neuron of one's own, of which no program is made."""
 
 
 @pytest.mark.parametrize(

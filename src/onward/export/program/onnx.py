@@ -83,7 +83,10 @@ def write_onnx(path: Path, net: Network, purpose: Purpose, *, source: str = "the
 
 def _model(step: InferenceStep, features: tuple[int, ...], names: list[str]) -> Any:
     """The step as ONNX describes it; raises `UnsupportedModule` for operations that it has not."""
-    ends: dict[str, Any] = {"input_names": ["input", *names], "output_names": ["output", *(f"{name}.next" for name in names)]}
+    ends: dict[str, Any] = {
+        "input_names": ["input", *names],
+        "output_names": ["output", *(f"{name}.next" for name in names)],
+    }
     program = traced(step, features)
     try:
         with _quiet():
