@@ -155,6 +155,19 @@ _export.command(
     "--lossy-ok.",
     usage="Usage: onward export nir RUN [--out FILE.nir] [--dt SECONDS] [--lossy-ok] [--json]",
 )
+_export.command(
+    "onward.cli.export_torch:export_torch",
+    name="torch",
+    help="Write a step of a trained network as a program of torch.export, which runs in torch without Onward.\n\n"
+    "Every spike is compared before the file is left, and the file is read back.",
+    usage="Usage: onward export torch RUN [--out FILE.pt2] [--json]",
+)
+_export.command(
+    "onward.cli.export_torch:export_onnx",
+    name="onnx",
+    help="Write a step of a trained network as an ONNX file, and compare it in ONNX Runtime.",
+    usage="Usage: onward export onnx RUN [--out FILE.onnx] [--json]",
+)
 app.command(_export)
 _import = App(name="import", help="Use networks of other programs.")
 _import.command(
