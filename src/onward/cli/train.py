@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onward.cli import INTERRUPTED
+from onward.cli import INTERRUPTED, examples
 from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
@@ -23,6 +23,10 @@ PURPOSE = (
     "Trains a network as a recipe and flags describe it; with neither, OPZO on MNIST. With --continue the newest run "
     "of the same configuration in train.out goes on, where there is one."
 )
+EXAMPLES = examples(
+    "onward train --rule dfa --model.hidden 400 400 --train.epochs 5",
+    "onward train --rule online --rule.temporal sltt --rule.spatial opzo --rule.local ll",
+)
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
@@ -37,7 +41,7 @@ def train(*tokens: Tokens, go_on: Continue = False, json: Json = False, help: He
     """
     config = parse_tokens(tokens)
     if help:
-        show_fields(console(json), config, USAGE, PURPOSE)
+        show_fields(console(json), config, USAGE, PURPOSE, EXAMPLES)
         return 0
     with group_of(config.device) as group:
         out, run = console(json, group.rank), train_on if go_on or restarted() else train_anew
