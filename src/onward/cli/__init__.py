@@ -118,8 +118,8 @@ app.command(
     name="rules",
     help="List every learning rule and every choice of the credit grid, or those called NAME.\n\n"
     "What a rule brings for other parts of the configuration is shown as flags; flags of yours win over it.",
-    usage="Usage: onward rules [NAME] [--json]",
-    help_epilogue=examples("onward rules opzo"),
+    usage="Usage: onward rules [NAME ...] [--cite] [--json]",
+    help_epilogue=examples("onward rules opzo", "onward rules opzo dfa --cite > sources.bib"),
 )
 app.command(
     "onward.cli.explain:explain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from shlex import join
 from typing import Annotated, Any
 
@@ -16,23 +17,32 @@ from onward.core.registry import Entry, Registry
 from onward.core.rule import LearningRule
 from onward.credit import locals_, spatials, temporals
 from onward.data.streams import streams
+from onward.explain.equations import entries as made_of
 from onward.rules import rules as registry
 from onward.train.grammar import brought_flags
 from onward.transforms import transforms
+from onward.works import cited
 
 UNKNOWN = "not stated"
 
 
 def rules(
-    name: Annotated[str | None, Parameter(help="Of this name alone; default: all.")] = None,
-    /,
-    *,
+    *name: Annotated[str, Parameter(help="Of these names alone; default: all.")],
+    cite: Annotated[
+        bool, Parameter(negative="", help="Print BibTeX of where they, and what they are made of, come from.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Lists every learning rule, every choice of the credit grid, and what tasks that follow one another are kept by:
-    meaning, needs, source, what it brings."""
+    meaning, needs, source, what it brings. Or prints BibTeX of their sources."""
     out = console(json)
-    listed = _listed(name)
+    chosen = _chosen(name)
+    if cite:
+        found = cited(_entries(chosen))
+        out.print("\n\n".join(found), markup=False, soft_wrap=True)
+        emit(json, {"bibtex": found})
+        return
+    listed = {kind: [_line(kind, name) for name in names] for kind, names in chosen.items()}
     for title, lines in listed.items():
         out.print(f"[bold]{title}[/bold]")
         for line in lines:
@@ -48,13 +58,25 @@ TASKS: dict[str, Registry] = {"transform": transforms, "stream": streams}
 PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 
 
-def _listed(name: str | None) -> dict[str, list[dict[str, Any]]]:
-    """What is told, by kind: of everything, or of what is called ``name``; raises `UnknownName`."""
+def _chosen(wanted: tuple[str, ...]) -> dict[str, list[str]]:
+    """Names by kind: all of them, or those ``wanted``; raises `UnknownName`."""
     known = {"rules": registry.names(), **{kind: found.names() for kind, found in {**GRID, **TASKS}.items()}}
-    chosen = known if name is None else {kind: [name] for kind, names in known.items() if name in names}
-    if not chosen:
-        raise UnknownName("rule", str(name), set().union(*known.values()))
-    return {kind: [_line(kind, name) for name in names] for kind, names in chosen.items()}
+    everything = set().union(*known.values())
+    for name in wanted:
+        if name not in everything:
+            raise UnknownName("rule", name, everything)
+    chosen = {kind: [name for name in names if name in wanted] for kind, names in known.items()}
+    return {kind: names for kind, names in chosen.items() if names} if wanted else known
+
+
+def _entries(chosen: Mapping[str, Sequence[str]]) -> Iterator[Entry]:
+    """What the registries say of them; of a rule, and of the choices it is made of."""
+    for kind, names in chosen.items():
+        for name in names:
+            if kind == "rules":
+                yield from (entry for _, entry in made_of(registry.parse(name)))
+            else:
+                yield {**GRID, **TASKS}[kind].entry(name)
 
 
 def _line(kind: str, name: str) -> dict[str, Any]:
