@@ -155,6 +155,13 @@ app.command(
     help="Measure speed and memory, beside other libraries where they are installed.",
     help_epilogue=examples("onward bench --workload static --rule opzo,bptt", "onward bench --memory"),
 )
+app.command(
+    "onward.cli.completion:completion",
+    name="completion",
+    help="Print what makes a shell complete commands, flags, and names of rules, choices and data sets.",
+    usage="Usage: onward completion bash|zsh|fish [--json]",
+    help_epilogue=examples("onward completion bash > ~/.local/share/bash-completion/completions/onward"),
+)
 _data = App(name="data", help="Data sets.", help_epilogue=examples("onward data list", "onward data get fashion-mnist"))
 _data.command(
     "onward.cli.data:list_data",

@@ -58,15 +58,19 @@ TASKS: dict[str, Registry] = {"transform": transforms, "stream": streams}
 PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 
 
+def known() -> dict[str, list[str]]:
+    """Every name by kind."""
+    return {"rules": registry.names(), **{kind: found.names() for kind, found in {**GRID, **TASKS}.items()}}
+
+
 def _chosen(wanted: tuple[str, ...]) -> dict[str, list[str]]:
     """Names by kind: all of them, or those ``wanted``; raises `UnknownName`."""
-    known = {"rules": registry.names(), **{kind: found.names() for kind, found in {**GRID, **TASKS}.items()}}
-    everything = set().union(*known.values())
+    everything = set().union(*known().values())
     for name in wanted:
         if name not in everything:
             raise UnknownName("rule", name, everything)
-    chosen = {kind: [name for name in names if name in wanted] for kind, names in known.items()}
-    return {kind: names for kind, names in chosen.items() if names} if wanted else known
+    chosen = {kind: [name for name in names if name in wanted] for kind, names in known().items()}
+    return {kind: names for kind, names in chosen.items() if names} if wanted else known()
 
 
 def _entries(chosen: Mapping[str, Sequence[str]]) -> Iterator[Entry]:

@@ -52,7 +52,7 @@ def examples_of(text: str) -> list[str]:
 
 def parsed(line: str) -> tuple[str, BoundArguments]:
     """The command that a line names, and the arguments it would be called with; raises where it takes no such flag."""
-    program, *tokens = shlex.split(line)
+    program, *tokens = shlex.split(line.partition(" > ")[0])
     assert program == "onward"
     _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
     return tokens[0], bound
