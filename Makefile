@@ -23,7 +23,7 @@ DEV := $(VENV)/.dev
 PEERS := .venv-peers/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format peers bench lock clean
+.PHONY: help venv demo test test-slow lint format reference peers bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ lint: $(DEV) ## check style, formatting and types
 format: $(DEV) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+reference: $(RUNTIME) ## write the pages of reference that are drawn from the program
+	$(BIN)/python -m docs.reference_pages
 
 peers: $(PEERS) ## build .venv-peers: other libraries, for `make bench` to compare with
 

@@ -30,7 +30,7 @@ EXAMPLES = examples(
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
-Continue = Annotated[bool, Parameter(name="--continue", negative="")]
+Continue = Annotated[bool, Parameter(name="--continue", negative="", help="Go on with the newest run of the same.")]
 
 
 def train(*tokens: Tokens, go_on: Continue = False, json: Json = False, help: Help = False) -> int:

@@ -76,4 +76,5 @@ def test_as_json_and_for_a_shell_that_is_not_known(capsys: pytest.CaptureFixture
     assert found["shell"] == "bash"
     assert "_onward()" in found["script"]
     assert main(["completion", "tcsh"]) == USER_ERROR
-    assert all(word in capsys.readouterr().err for word in ("tcsh", "bash", "zsh", "fish"))
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("tcsh", "bash", "zsh", "fish"))
