@@ -21,7 +21,7 @@ import onward
 from onward._folders import VARIABLE as CACHE
 from onward.cli import EXIT_CODES, app, meta_train, train
 from onward.cli.completion import OF_DATA
-from onward.core.registry import Entry, Registry
+from onward.core.registry import OWN, Entry, Registry
 from onward.core.rule import Traits
 from onward.data.folders import VARIABLE as DATA
 from onward.explain.equations import GRID, printed, stated
@@ -33,7 +33,7 @@ from onward.train.schema import Option, expected, options, shown
 REFERENCE = Path(__file__).parent / "reference"
 SOURCES = Path(onward.__file__).parent
 MADE = "Drawn from the program by `make reference`; edit that, and not this page.\n"
-OWN = {"train": (train.USAGE, train.EXAMPLES), "meta-train": (meta_train.USAGE, meta_train.EXAMPLES)}
+OWN_HELP = {"train": (train.USAGE, train.EXAMPLES), "meta-train": (meta_train.USAGE, meta_train.EXAMPLES)}
 """Commands that print their help themselves."""
 PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 """The cell of the grid in which a single choice shows its needs."""
@@ -47,8 +47,8 @@ def pages() -> dict[Path, str]:
 def _cli() -> Iterator[str]:
     yield f"# The command line\n\n{MADE}"
     yield (
-        "Every command takes `--help`, and `--json`: the last line of standard output is then one JSON object, and words "
-        "for people go to standard error.\n"
+        "Every command takes `--help`, and `--json`: the last line of standard output is then one JSON object, and "
+        "words for people go to standard error.\n"
     )
     yield "## Exit codes\n"
     yield table(("code", "means"), ((str(code), meaning) for code, meaning in EXIT_CODES.items()))
@@ -62,8 +62,8 @@ def _cli() -> Iterator[str]:
     )
     yield (
         f"Flags of {', '.join(takers)}; {' and '.join(f'`{name}`' for name in OF_DATA)} take those of `data` alone. "
-        "A choice takes its name directly, as in `--rule dfa`, and which fields it has depends on the name: these are those of the default configuration, and "
-        "`onward train --rule dfa --help` shows those of another.\n"
+        "A choice takes its name directly, as in `--rule dfa`, and which fields it has depends on the name: these "
+        "are those of the default configuration, and `onward train --rule dfa --help` shows those of another.\n"
     )
     yield from _fields(RunConfig())
     yield "## Fields of a meta-training\n"
@@ -95,7 +95,7 @@ def _takes_fields(command: App) -> bool:
 def _command(chain: tuple[str, ...], command: App) -> Iterator[str]:
     name = " ".join(chain)
     arguments = [each for each in command.assemble_argument_collection() if each.show]
-    usage, epilogue = OWN.get(name, (command.usage, command.help_epilogue))
+    usage, epilogue = OWN_HELP.get(name, (command.usage, command.help_epilogue))
     examples = str(epilogue).split("\n\n")[1:]
     yield f"## onward {name}\n\n{command.help}\n"
     yield f"```console\n{_usage(name, usage, arguments)}\n```\n"
@@ -155,15 +155,20 @@ def _rules() -> Iterator[str]:
         "claims that the conformance tests check.\n"
     )
     yield "## Rules\n"
-    for name in rules.names():
+    for name in _own(rules):
         yield from _entry(rules.entry(name), rules.build(name).traits, _cell(name))
     for axis, registry in GRID.items():
         yield from _axis(axis, registry)
 
 
+def _own(registry: Registry[Any]) -> list[str]:
+    """The names that no plug-in brought."""
+    return [name for name in registry.names() if registry.entry(name).origin == OWN]
+
+
 def _axis(axis: str, registry: Registry[Any]) -> Iterator[str]:
     yield f"## Credit, {axis}\n"
-    for name in registry.names():
+    for name in _own(registry):
         yield from _entry(registry.entry(name), rules.build({**PLAIN, axis: name}).traits, f"`--rule.{axis} {name}`")
 
 
@@ -172,6 +177,11 @@ def _cell(name: str) -> str:
     choice = rules.parse(name)
     parts = [f"{axis} `{getattr(choice, axis).name}`" for axis in GRID if hasattr(choice, axis)]
     return ", ".join(parts)
+
+
+def entry_of(name: str) -> str:
+    """The section of one rule, a plug-in's included."""
+    return "\n".join(_entry(rules.entry(name), rules.build(name).traits, _cell(name)))
 
 
 def _entry(entry: Entry[Any], traits: Traits, cell: str) -> Iterator[str]:
@@ -191,7 +201,11 @@ def _matters(entry: Entry[Any], traits: Traits, cell: str) -> Iterator[tuple[str
     yield "needs", "; ".join(_needs(traits)) or "nothing more"
     yield "source", f"{facts['paper']}; published: {facts['published']}; inferred: {facts['inferred']}"
     yield "options", ", ".join(f"`{name.replace('_', '-')}`" for name in entry.config.model_fields if name != "name")
-    yield "file", f"[{path.name}](../../src/onward/{path.relative_to(SOURCES).as_posix()})"
+    yield ("file", _link(path)) if entry.origin == OWN else ("plug-in", entry.origin)
+
+
+def _link(path: Path) -> str:
+    return f"[{path.name}](../../src/onward/{path.relative_to(SOURCES).as_posix()})"
 
 
 REACH = {"none": "no further than a neuron", "step": "through one time step", "time": "through time"}

@@ -13,7 +13,7 @@ from rich.padding import Padding
 
 from onward.cli.output import Json, console, emit
 from onward.core.errors import UnknownName
-from onward.core.registry import Entry, Registry
+from onward.core.registry import OWN, Entry, Registry
 from onward.core.rule import LearningRule
 from onward.credit import locals_, spatials, temporals
 from onward.data.streams import streams
@@ -106,7 +106,7 @@ def _described(entry: Entry, rule: LearningRule) -> dict[str, Any]:
 
 def _told(entry: Entry) -> dict[str, Any]:
     facts = {key: entry.facts.get(key, UNKNOWN) for key in ("paper", "published", "inferred")}
-    return {"name": entry.name, "meaning": entry.summary, **facts}
+    return {"name": entry.name, "meaning": entry.summary, "origin": entry.origin, **facts}
 
 
 def _show(out: Console, line: dict[str, Any]) -> None:
@@ -114,6 +114,8 @@ def _show(out: Console, line: dict[str, Any]) -> None:
     source = f"Paper: {line['paper']}. Published: {line['published']}. Inferred: {line['inferred']}."
     if "memory" in line or line["paper"] != UNKNOWN:
         out.print(Padding(escape(_needs(line) + source), (0, 0, 0, 6)))
+    if line["origin"] != OWN:
+        out.print(Padding(escape(f"From the plug-in {line['origin']}."), (0, 0, 0, 6)))
     if line.get("brings"):
         out.print(escape(f"      Brings, unless you say otherwise: {line['brings']}"), soft_wrap=True)
 
