@@ -2,8 +2,8 @@
 
     g^l[t] = scale B^l e[t] / sqrt(m),    B^l random signs, fixed
 
-B is ``[n_l, m]`` with entries -1 and 1, where m is the number of outputs: what `dfa` does with normal numbers, in one bit a
-connection. No transposed weights; memory and work O(n m) a layer.
+B is ``[n_l, m]`` with entries -1 and 1, where m is the number of outputs: what `dfa` does with normal numbers, in one
+bit a connection. No transposed weights; memory and work O(n m) a layer.
 """
 
 from __future__ import annotations
