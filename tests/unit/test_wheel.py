@@ -27,9 +27,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source / name)
-    code = BUILD.format(folder=str(tmp_path_factory.mktemp("dist")))
+    dist = tmp_path_factory.mktemp("dist")
+    code = BUILD.format(folder=str(dist))
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, timeout=300)
-    (built,) = Path(tmp_path_factory.getbasetemp()).glob("dist*/*.whl")
+    (built,) = dist.glob("*.whl")
     return built
 
 
