@@ -78,11 +78,13 @@ def test_it_trains_by_name_and_as_a_choice(installed: Path) -> None:
     assert by_name["test_loss"] == as_choice["test_loss"]
 
 
+@pytest.mark.slow
 def test_it_is_explained_and_completed(installed: Path) -> None:
     assert "random signs, fixed" in onward(installed, "explain", "sign-feedback")
     assert "sign-dfa" in onward(installed, "completion", "bash")
 
 
+@pytest.mark.slow
 def test_it_has_a_section_of_a_reference_page_and_a_row_of_benchmarks(installed: Path) -> None:
     code = (
         "from docs.reference_pages import entry_of; from benchmarks.suite import our_rules; "
@@ -94,6 +96,7 @@ def test_it_has_a_section_of_a_reference_page_and_a_row_of_benchmarks(installed:
     assert "onward-sign-feedback 0.1.0" in done.stdout
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_suite(installed: Path) -> None:
     done = run(installed, "-c", SUITE)
     assert done.returncode == 0, done.stderr
