@@ -1,7 +1,8 @@
-"""Runs a recipe: every row with every seed, then a table; ``--write`` puts the results into the recipe's file.
+"""Runs a recipe: every row with every seed, then a table; ``--write`` puts the results into the recipe's file, and
+``--curves`` draws how training went.
 
     python -m benchmarks.recipes recipes/mnist-mlp.toml [--rows BP OPZO] [--seeds 0 1] [--jobs 2]
-        [--device cuda] [--to FOLDER] [--write]
+        [--device cuda] [--to FOLDER] [--write] [--curves FOLDER]
 
 A recipe is a configuration that ``onward train RECIPE`` accepts. Its table ``[recipe]`` lists rows (flags on top of
 the configuration), seeds, and what must come out. A row that ``starts`` from another, further up, goes on with the
@@ -20,7 +21,7 @@ import platform
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from statistics import mean
@@ -29,7 +30,9 @@ from typing import Any
 import torch
 
 from onward.comparison import ComparisonFolder, Line, Plan, compare, lines
+from onward.comparison.outcome import learning_curves
 from onward.comparison.rows import RecipeRow, chosen, configured, read_recipe
+from onward.comparison.table import costs
 from onward.core.errors import DataError, OnwardError
 from onward.data import datasets
 from onward.launch import Local, Outcome
@@ -61,6 +64,7 @@ class Result:
     seconds: float
     samples: int = 10_000
     backward: tuple[float, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def line(self) -> str:
@@ -89,13 +93,13 @@ def check(path: Path, recipe: Mapping[str, Any], rows: list[RecipeRow], device: 
             raise OnwardError(f"{path} needs {wanted}, which is not there: {missing}") from None
 
 
-def collect(plan: Plan, folder: ComparisonFolder, jobs: int, host: Host) -> list[Result]:
+def collect(plan: Plan, folder: ComparisonFolder, jobs: int, host: Host) -> list[Line]:
     """All trainings, ``jobs`` at a time; leaves with a message where one failed."""
     folder.begin(plan)
     failed = compare(plan, folder, Local(jobs * host.threads), told)
     if failed:
         raise SystemExit("\n".join(f"{outcome.name} failed: {outcome.problem}" for outcome in failed))
-    return [result_of(line) for line in lines(plan, folder.results(plan))]
+    return lines(plan, folder.results(plan))
 
 
 def result_of(line: Line) -> Result:
@@ -109,6 +113,7 @@ def result_of(line: Line) -> Result:
         seconds.mean if seconds else 0.0,
         first.get("samples", 10_000),
         backward.values if backward else (),
+        costs(line),
     )
 
 
@@ -136,6 +141,7 @@ def write(path: Path, results: list[Result], host: Host) -> None:
             "accuracies": [round(a, 2) for a in result.accuracies],
             "mean": round(mean(result.accuracies), 2),
             **({"backward": [round(b, 2) for b in result.backward]} if result.backward else {}),
+            **({"costs": dict(result.costs)} if result.costs else {}),
             "samples": result.samples,
             "seconds": round(result.seconds),
             "date": date.today().isoformat(),
@@ -143,8 +149,19 @@ def write(path: Path, results: list[Result], host: Host) -> None:
         }
     lines = [head, "", MARK]
     for entry in held.values():
-        lines += ["", "[[recipe.result]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+        lines += ["", "[[recipe.result]]", *(f"{key} = {as_toml(value)}" for key, value in entry.items())]
     path.write_text("\n".join(lines) + "\n")
+
+
+def as_toml(value: object) -> str:
+    """A value of a result: TOML writes them as JSON does, but for tables.
+
+    >>> as_toml({"peak_mib": 1.5})
+    '{ peak_mib = 1.5 }'
+    """
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {json.dumps(number)}' for key, number in value.items())} }}"
+    return json.dumps(value)
 
 
 def main() -> None:
@@ -158,6 +175,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--to", type=Path, help="a folder; named again, only what is missing in it is run")
     parser.add_argument("--write", action="store_true", help="put the results into the recipe's file")
+    parser.add_argument("--curves", type=Path, help="a folder for RECIPE-loss.svg and the like, by epoch")
     asked = parser.parse_args()
     host = Host(asked.threads, asked.device)
     recipe, rows = read_recipe(asked.recipe)
@@ -169,11 +187,14 @@ def main() -> None:
     these = configured(asked.recipe, rows, ["--device", asked.device])
     plan = Plan(recipe["title"], these, tuple(asked.seeds or recipe["seeds"]), asked.threads)
     folder = ComparisonFolder(asked.to) if asked.to else ComparisonFolder.create(Path("runs"), plan)
-    results = collect(plan, folder, asked.jobs, host)
+    found = collect(plan, folder, asked.jobs, host)
+    results = [result_of(line) for line in found]
     print("| row | mean % | range | BWT | seeds | seconds a run |\n|---|---|---|---|---|---|")
     print("\n".join(result.line for result in results))
     if asked.write:
         write(asked.recipe, results, host)
+    for name, picture in learning_curves(found).items() if asked.curves else ():
+        (asked.curves / f"{asked.recipe.stem}-{name}.svg").write_text(picture)
 
 
 if __name__ == "__main__":

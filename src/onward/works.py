@@ -16,6 +16,8 @@ from onward.core.registry import Entry
 
 NO_WORK = "none needed"
 """What an entry says that is nobody's."""
+BUILT_ON = "ours, on "
+"""How an entry of our own names what it is built on."""
 _RECORD = re.compile(r"^@\w+\{.*?^\}$", re.MULTILINE | re.DOTALL)
 _LABEL = re.compile(r"^  label = \{(.*)\},$", re.MULTILINE)
 
@@ -48,5 +50,5 @@ def cited(entries: Iterable[Entry[Any]]) -> list[str]:
 def _of(entry: Entry[Any]) -> list[str]:
     if own := str(entry.facts.get("bibtex", "")).strip():
         return [own]
-    labels = str(entry.facts.get("paper", NO_WORK)).split("; ")
+    labels = str(entry.facts.get("paper", NO_WORK)).removeprefix(BUILT_ON).split("; ")
     return [works().get(label, f"% {entry.name}: {label}; no BibTeX is known") for label in labels if label != NO_WORK]

@@ -17,7 +17,7 @@ from onward.cli.compare import carry_out
 from onward.cli.output import Json, console, emit
 from onward.comparison import ComparisonFolder, Plan, lines
 from onward.comparison.index import index as index_of
-from onward.comparison.reproduction import Reproduction, every, fresh, named, table_of
+from onward.comparison.reproduction import Reproduction, costs_of, every, fresh, named, table_of
 from onward.comparison.rows import chosen, configured
 from onward.core.errors import ConfigError
 from onward.launch import chosen as launcher_called
@@ -83,6 +83,7 @@ def told(one: Reproduction) -> dict[str, Any]:
         "must": one.must,
         "verdict": one.verdict,
         "rows": [dict(zip(HEADER, line, strict=True)) for line in table_of(one)],
+        "costs": {label: found.costs for label, found in one.found.items() if found.costs},
         "checks": {check.says: check.verdict(one.found) for check in one.checks},
         "notes": one.notes,
     }
@@ -91,9 +92,11 @@ def told(one: Reproduction) -> dict[str, Any]:
 def page_of(one: Reproduction, recorded: bool) -> str:
     """A page of its own."""
     source = "as recorded in the recipe" if recorded else "as trained here"
+    took = costs_of(one)
     checks = [(check.says, check.verdict(one.found)) for check in one.checks]
     sections = [
         Section("Results", table(table_of(one), HEADER), f"Ours {source}. Published: {one.published}."),
+        Section("What it took", table(took[1:], took[0]) if took else ""),
         Section("Verdict", table(checks, ("check", "verdict")) if checks else ""),
         Section("Notes", joined(*map(paragraph, one.notes))),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from onward.comparison.reproduction import HOLDS, Reproduction, table_of
+from onward.comparison.reproduction import HOLDS, Reproduction, costs_of, table_of
 from onward.credit import locals_, spatials, temporals
 from onward.credit.opzo import OPZOOptions
 from onward.rules import rules
@@ -106,6 +106,9 @@ def _section(one: Reproduction) -> str:
         f"Published: {one.published}.\n\nMust come out: {one.must}. Verdict: **{one.verdict}**.\n",
         _table(("row", "published", "ours", "settings"), ((a, b, c, d and f"`{d}`") for a, b, c, d in table_of(one))),
     ]
+    took = costs_of(one)
+    if took:
+        facts.append(_table(took[0], took[1:]))
     if one.checks:
         facts.append(_table(("check", "verdict"), ((check.says, check.verdict(one.found)) for check in one.checks)))
     dates = sorted({found.date for found in one.found.values()})

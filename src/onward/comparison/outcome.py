@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from onward.comparison.table import (
     as_csv,
     as_json,
     as_latex,
+    cosine_of,
     lines,
     shown_measures,
     words,
@@ -127,26 +128,37 @@ def _warnings(found: Compared) -> Iterator[Html]:
 
 
 def _curves(told: Sequence[Line]) -> Iterator[Section]:
-    """Learning curves, where metrics can be read."""
-    judged = {line.get("judged_on") for told_line in told for run in told_line.runs for line in run.metrics}
-    accuracy = {line.label: [list(_accuracies(run)) for run in line.runs if run.metrics] for line in told}
-    loss = {line.label: [list(_losses(run)) for run in line.runs if run.metrics] for line in told}
-    pictures = [
-        figure(
-            bands(_present(series), title, "epoch", label), "The mean over seeds; the band is from lowest to highest."
-        )
-        for series, title, label in (
-            (accuracy, "Accuracy", f"{'held-out' if 'validation' in judged else 'test'} accuracy (%)"),
-            (loss, "Training loss", "training loss"),
-        )
-        if any(_present(series).values())
-    ]
+    caption = "The mean over seeds; the band is from lowest to highest."
+    pictures = [figure(picture, caption) for picture in learning_curves(told).values()]
     if pictures:
         yield Section("Learning curves", grid(pictures, 480))
 
 
+def learning_curves(told: Sequence[Line]) -> dict[str, str]:
+    """SVG by name: accuracy, training loss and cosine to BP's gradients over epochs, where metrics can be read."""
+    judged = {line.get("judged_on") for told_line in told for run in told_line.runs for line in run.metrics}
+    kinds: tuple[tuple[str, Callable[[Run], Iterator[Point]], str, str], ...] = (
+        ("accuracy", _accuracies, "Accuracy", f"{'held-out' if 'validation' in judged else 'test'} accuracy (%)"),
+        ("loss", _losses, "Training loss", "training loss"),
+        ("alignment", _alignments, "Alignment", "cosine to BP's gradients"),
+    )
+    found = {}
+    for name, read, title, label in kinds:
+        series = _present({line.label: [list(read(run)) for run in line.runs] for line in told})
+        if series:
+            found[name] = bands(series, title, "epoch", label)
+    return found
+
+
 def _present(series: Mapping[str, list[list[Point]]]) -> dict[str, list[list[Point]]]:
     return {label: [run for run in runs if run] for label, runs in series.items() if any(runs)}
+
+
+def _alignments(run: Run) -> Iterator[Point]:
+    for epoch, line in enumerate(run.metrics, 1):
+        cosine = cosine_of(line)
+        if cosine is not None:
+            yield epoch, cosine
 
 
 def _accuracies(run: Run) -> Iterator[Point]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from onward.comparison.estimates import estimate
 from onward.comparison.rows import RecipeRow, as_row
-from onward.comparison.table import Line, words
+from onward.comparison.table import Line, cost_columns, costs, words
 from onward.core.errors import ConfigError, UnknownName
 from onward.train import toml
 
@@ -22,13 +22,14 @@ MEASURES = {"accuracies": "%", "backward": "points of BWT", "last": "mean of the
 
 @dataclass(frozen=True)
 class Found:
-    """What one row came to: values by measure, one a seed (of ``last``, the mean alone)."""
+    """What one row came to: values by measure, one a seed (of ``last``, the mean alone), and what it took."""
 
     label: str
     seeds: tuple[int, ...]
     values: Mapping[str, tuple[float, ...]]
     date: str = ""
     machine: str = ""
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, measure: str) -> float | None:
         """The mean over seeds."""
@@ -47,11 +48,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that must come out: a row's measure, less that of row ``of`` where there is one, within bounds."""
+    """Something that must come out: a row's measure, less that of row ``of`` where there is one, within bounds.
+
+    With ``than`` it is the distance of a row from ``of`` as a share of the distance of row ``than``.
+    """
 
     says: str
     row: str
     of: str = ""
+    than: str = ""
     measure: str = "accuracies"
     at_least: float | None = None
     at_most: float | None = None
@@ -60,9 +65,10 @@ class Check:
     def verdict(self, found: Mapping[str, Found]) -> str:
         """Whether it holds for what was found; `OPEN` where a row was not run."""
         own, other = self._value(found, self.row), self._value(found, self.of) if self.of else 0.0
-        if own is None or other is None:
+        scale = self._value(found, self.than) if self.than else 0.0
+        if own is None or other is None or scale is None:
             return OPEN
-        number = round(own - other, 6)
+        number = round((own - other) / (scale - other) if self.than else own - other, 6)
         bounds = [(operator.ge, self.at_least), (operator.le, self.at_most)]
         holds = all(compare(number, bound) for compare, bound in bounds if bound is not None)
         return HOLDS if holds and (self.within is None or abs(number) <= self.within) else FAILS
@@ -147,7 +153,8 @@ def _recorded(result: Mapping[str, Any]) -> Found:
     values = {"accuracies": result["accuracies"], "backward": result.get("backward", [])}
     last = {"last": (result["last"],)} if "last" in result else {}
     told = {name: tuple(given) for name, given in values.items() if given}
-    return Found(result["label"], tuple(result["seeds"]), {**told, **last}, result["date"], result["machine"])
+    costs = {name: float(value) for name, value in result.get("costs", {}).items()}
+    return Found(result["label"], tuple(result["seeds"]), {**told, **last}, result["date"], result["machine"], costs)
 
 
 def fresh(lines: Sequence[Line]) -> dict[str, Found]:
@@ -158,6 +165,7 @@ def fresh(lines: Sequence[Line]) -> dict[str, Found]:
             line.label,
             line.seeds,
             {name: line.measures[key].values for name, key in measures.items() if key in line.measures},
+            costs=costs(line),
         )
         for line in lines
     }
@@ -187,3 +195,14 @@ def table_of(reproduction: Reproduction) -> Iterator[tuple[str, str, str, str]]:
     for label, found in reproduction.found.items():
         ours = f"{found.told} ({len(found.seeds)} seed{'s' * (len(found.seeds) > 1)})"
         yield label, reproduction.published_for(label), ours, reproduction.settings(label)
+
+
+def costs_of(reproduction: Reproduction) -> list[tuple[str, ...]]:
+    """A heading, then a line for each row whose costs are known; empty where none are."""
+    found = [one for one in reproduction.found.values() if one.costs]
+    columns = cost_columns(one.costs for one in found)
+
+    def cells(one: Found) -> tuple[str, ...]:
+        return one.label, *(f"{one.costs[m.key]:,.{m.digits}f}" if m.key in one.costs else "" for m in columns)
+
+    return [("row", *(m.title for m in columns)), *map(cells, found)] if found else []

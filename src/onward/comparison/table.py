@@ -73,14 +73,15 @@ def _rate(run: Run) -> float | None:
     return None
 
 
+def cosine_of(line: Mapping[str, Any]) -> float | None:
+    """The mean over layers of an epoch's cosines between a rule's gradients and those of back-propagation."""
+    told = {**(line.get("rule") or {}), **(line.get("alignment") or {})}
+    cosines = [value for name, value in told.items() if name.startswith(("alignment", "cosine"))]
+    return mean(cosines) if cosines else None
+
+
 def _alignment(run: Run) -> float | None:
-    """The mean over layers of the last cosines between a rule's gradients and those of back-propagation."""
-    for line in reversed(run.metrics):
-        told = {**(line.get("rule") or {}), **(line.get("alignment") or {})}
-        cosines = [value for name, value in told.items() if name.startswith(("alignment", "cosine"))]
-        if cosines:
-            return mean(cosines)
-    return None
+    return next((cosine for line in reversed(run.metrics) if (cosine := cosine_of(line)) is not None), None)
 
 
 def _within(table: str, name: str) -> Callable[[Run], float | None]:
@@ -106,6 +107,8 @@ MEASURES = (
     Measure("alignment", "cosine to BP's gradients", 3, _alignment),
 )
 """All columns there are; those that no run has a number for are left out."""
+COSTS = ("peak_mib", "rate", "spikes", "synaptic_operations", "energy_nj")
+"""What a row takes, by key: the measures that do not depend on what else the machine does."""
 
 
 def lines(plan: Plan, results: Mapping[str, Result]) -> list[Line]:
@@ -156,6 +159,17 @@ def words(found: Estimate | None, digits: int, plus_minus: str = " ± ") -> str:
         return ""
     margin = "" if found.margin is None else f"{plus_minus}{found.margin:,.{digits}f}"
     return f"{found.mean:,.{digits}f}{margin}"
+
+
+def costs(line: Line) -> dict[str, float]:
+    """The means of what a row takes, as its columns show them."""
+    return {m.key: round(line.measures[m.key].mean, m.digits) for m in cost_columns([line.measures])}
+
+
+def cost_columns(known: Iterable[Mapping[str, Any]]) -> list[Measure]:
+    """The columns of costs that something is known of."""
+    present = {key for one in known for key in one}
+    return [measure for measure in MEASURES if measure.key in COSTS and measure.key in present]
 
 
 def as_json(told: Sequence[Line]) -> list[dict[str, Any]]:

@@ -105,6 +105,9 @@ class Spatial(nn.Module, ABC):
     """Decides *post*: how an error at a port becomes credit at a layer's spikes."""
 
     crosses_spikes: bool = False
+    """Whether the graph goes on behind spikes."""
+    layerwise: bool = False
+    """Whether errors come down from layer to layer all the same."""
     weight_transport: bool = False
     stochastic: bool = False
     perturbs: bool = False

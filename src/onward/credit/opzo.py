@@ -14,7 +14,6 @@ the paper are options; defaults follow section 14 of our method notes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -30,6 +29,7 @@ from onward.core.rule import Holds
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink, Use
 from onward.core.trace import Presynaptic
+from onward.credit.averages import Averages
 from onward.credit.base import Credit, Head, Port, spatials
 from onward.credit.dfa import slot
 from onward.credit.noisy import Noisy
@@ -78,7 +78,7 @@ class OPZO(Noisy):
         self.observes_first = options.reads == "after"
         self.max_chunk = 1 if options.per == "step" or perturbation.schedule.mirrored else None
         self._maps: list[tuple[Node, Port, bool]] = []
-        self._averages: list[str] = []
+        self._averages = Averages(self, options.rho)
         self._read: dict[str, Tensor] = {}
         self.register_buffer("sequences", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -87,18 +87,19 @@ class OPZO(Noisy):
         """M starts at zero, as two halves (one per half of every batch) whose mean it is."""
         super().allocate(net, sizes, ports, draws)
         dtype = torch.promote_types(next(net.parameters()).dtype, torch.float32)
-        self._maps, self._averages = [], []
+        self._maps = []
+        self._averages.clear()
         self.get_buffer("sequences").zero_()
         self.get_buffer("steps").zero_()
         for port in ports:
             if self.options.baseline:
-                self._average(_mean(port), torch.zeros(port.width, dtype=dtype))
+                self._averages.keep(_mean(port), torch.zeros(port.width, dtype=dtype))
             for node in port.below:
                 shared = self._shares(sizes[node.index])
                 rows = sizes[node.index][0] if shared else sizes[node.index].numel()
                 self._maps.append((node, port, shared))
                 halves = torch.zeros(2, port.width, rows, dtype=dtype).transpose(1, 2)  # rows lie as kernels read them
-                self._average(slot(node, port), halves)
+                self._averages.keep(slot(node, port), halves)
 
     def matrix(self, node: Node, port: Port) -> Tensor:
         """M ``[n, m]`` as `credit` reads it."""
@@ -129,7 +130,7 @@ class OPZO(Noisy):
 
     def holds(self, net: Network, steps: range) -> Holds:
         """See `Noisy.holds`; credit stays factored, M gathers sums, and mirrored noise takes a second forward pass."""
-        sums = sum(self.get_buffer(name).nbytes for name in self._averages)
+        sums = self._averages.nbytes
         own, passes = super().holds(net, steps), 2 if self.perturbation.schedule.mirrored else 1
         return Holds(own.noise, own.sent, own.drives, sums=sums, read=sums // 2, passes=passes)
 
@@ -138,21 +139,20 @@ class OPZO(Noisy):
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
         """Adds sum_t rho^(T - t) z[t] o[t]^T / B of the chunk to the sequence's sum, by halves of the batch."""
-        if self._frozen:
+        if self.frozen:
             return
         outs = self._outputs(heads, again)
-        kept = carry.sums.get("steps", torch.zeros((), dtype=torch.int64)) + len(record.out)
-        carry.sums["steps"] = kept
+        self._averages.count(carry, len(record.out))
         if self.options.baseline:
             samples = record.context.samples
             outs = {head.port.key: self._centred(head.port, outs[head.port.key], carry, samples) for head in heads}
         for node, port, shared in self._maps:
-            noise, o = record.noise[node.index], self._aged(outs[port.key]) * self._factor
+            noise, o = record.noise[node.index], self._averages.aged(outs[port.key]) * self._factor
             z = noise.blocks.flatten(3).mean(3) if shared else noise.blocks
             amount = _by_halves(z, noise.gathered(o), record.context)
-            self._gather(carry, slot(node, port), amount, len(o))
+            self._averages.gather(carry, slot(node, port), amount, len(o))
         if self.options.per == "step":
-            record.context.share.group.sum_([carry.sums[name] for name in self._averages])
+            record.context.share.group.sum_(self._averages.gathered(carry))
             self._absorb(carry, lambda amount, use: use(amount))
 
     def finish(self, carry: Carry, sink: Sink) -> None:
@@ -201,7 +201,8 @@ class OPZO(Noisy):
         return 1 / self.perturbation.alpha if self.options.inverse_alpha else 1.0
 
     @property
-    def _frozen(self) -> bool:
+    def frozen(self) -> bool:
+        """Whether M stays as it is."""
         after = self.options.freeze_after
         return after is not None and int(self.sequences) > after
 
@@ -223,37 +224,13 @@ class OPZO(Noisy):
 
     def _centred(self, port: Port, out: Tensor, carry: Carry, samples: int) -> Tensor:
         """The distance from the running mean, which moves when M does: chunks change no number."""
-        self._gather(carry, _mean(port), self._aged(out).sum(1).sum(0) / samples, len(out))
+        self._averages.gather(carry, _mean(port), self._averages.aged(out).sum(1).sum(0) / samples, len(out))
         return out - self.get_buffer(_mean(port)).to(out)
 
-    def _aged(self, o: Tensor) -> Tensor:
-        """rho^(K - 1 - k) o[k]."""
-        ages = torch.arange(len(o) - 1, -1, -1, device=o.device, dtype=torch.float64)
-        return o * (self.options.rho**ages).to(o)[:, None, None]
-
-    def _average(self, name: str, start: Tensor) -> None:
-        """Keeps a running average of momentum rho."""
-        self.register_buffer(name, start)
-        self._averages.append(name)
-
-    def _gather(self, carry: Carry, name: str, amount: Tensor, steps: int) -> None:
-        """Adds a chunk to what an average will absorb, in the average's own precision."""
-        held, amount = carry.sums.get(name), amount.to(self.get_buffer(name).dtype)
-        carry.sums[name] = amount if held is None else held * self.options.rho**steps + amount
-
     def _absorb(self, carry: Carry, total: Callable[[Tensor, Use], object]) -> None:
-        """Moves every average towards what was gathered; ``total`` brings the sum over all processes."""
-        if "steps" not in carry.sums:
-            return
-        steps = int(carry.sums.pop("steps"))
-        for name in self._averages:
-            total(carry.sums.pop(name), partial(self._move, name, steps))
-        self.steps += steps
+        """Moves M towards what was gathered; it is read afresh."""
+        self.steps += self._averages.absorb(carry, total)
         self._read = {}
-
-    def _move(self, name: str, steps: int, amount: Tensor) -> None:
-        average = self.get_buffer(name)
-        average.mul_(self.options.rho**steps).add_(amount.to(average), alpha=1 - self.options.rho)
 
 
 def _mean(port: Port) -> str:

@@ -26,6 +26,7 @@ MEANING = {
     "rate": "learns from the mean output of a sequence alone",
     "from_loss": "tries weights out, and tells no synapse an error of its own",
     "recalls": "what is tried depends on the update before",
+    "inner": "learns from what an objective asks of hidden layers, too",
 }
 LEGEND = Html(
     "Dots are neurons, filled where they fired. Grey: spikes, and dashed what membranes keep. "

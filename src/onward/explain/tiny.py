@@ -73,7 +73,8 @@ class Tiny:
 def tiny(case: Case, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
     """The network of ``case``; in a loop, the last hidden layer speaks to the first one.
 
-    ``heard`` is what probes weigh in the next layer. ``deaf``: no error passes back from the readout.
+    ``heard`` is what probes weigh in the next layer. ``deaf``: no error passes back into the first layer; in a loop,
+    none from the readout.
     """
     random = torch.Generator().manual_seed(3)
     stimulus = (torch.rand(STEPS, SAMPLES, INPUTS, generator=random, dtype=torch.float64) < 0.6).double()
@@ -86,15 +87,15 @@ def tiny(case: Case, *, heard: float = 0.0, deaf: bool = False) -> Tiny:
     readout = torch.randn(CLASSES, WIDTH, generator=random, dtype=torch.float64) / height
     weights.append(torch.cat([readout, torch.full((CLASSES, STEPS), heard, dtype=torch.float64)], 1))
     *layers, last = [_linear(weight) for weight in weights]
-    hidden = _looped(neurons, layers, BACK / height, random) if case.cyclic else _stack(neurons, layers)
-    net = Network(nn.Sequential(hidden, Barrier() if deaf else nn.Identity(), last))
+    wall = Barrier() if deaf else nn.Identity()
+    if case.cyclic:
+        net = Network(nn.Sequential(_looped(neurons, layers, BACK / height, random), wall, last))
+    else:
+        entry, *above = zip(layers, neurons, strict=True)
+        net = Network(nn.Sequential(*entry, wall, *chain(*above), last))
     return Tiny(
         net, tuple(node for layer in (*layers, last) for node in net.synapses if node.module is layer), stimulus
     )
-
-
-def _stack(neurons: list[Neuron], layers: list[nn.Linear]) -> nn.Sequential:
-    return nn.Sequential(*chain(*zip(layers, neurons, strict=True)))
 
 
 def _looped(neurons: list[Neuron], layers: list[nn.Linear], scale: float, random: torch.Generator) -> Feedback:

@@ -197,7 +197,7 @@ def _taught(found: Found) -> float:
 
 
 def _ways(lab: Laboratory, heard: Found, case: Case, read: Read) -> tuple[bool, bool]:
-    """Whether the output's errors reach the first layer through the readout, and whether past it."""
+    """Whether the output's errors reach the first layer through the layer above, and whether past it."""
     if lab.rule.traits.rate:  # they know no slopes but those of neurons' rates
         return True, read == "nothing"
     left, whole = Laboratory.of(case, deaf=True).learn(Light(reader=OUTPUT)).grads[0], heard.grads[0]

@@ -81,7 +81,7 @@ class Online(LearningRule):
         """See `LearningRule.traits`."""
         s = self.spatial
         return Traits(
-            backward="step" if s.crosses_spikes else "none",
+            backward="step" if s.crosses_spikes or s.layerwise else "none",
             memory="O(1)",
             per_step_error=True,
             weight_transport=s.weight_transport,

@@ -12,6 +12,7 @@ dkp                 OTTT       learned feedback    Kolen & Pollack 1994, as a ba
 zo                  OTTT       scalar feedback     single-point ZO, as a baseline of OPZO
 opzo                OTTT       estimated feedback  Xiao et al. 2024: Rademacher noise after the neuron, in pairs
 opzo-gaussian       OTTT       estimated feedback  the same with Gaussian noise
+relay-opzo          OTTT       relayed feedback    ours: OPZO whose last hop goes through estimated weights
 ==================  =========  ==================  ========================================================
 """
 
@@ -111,4 +112,13 @@ preset(
     paper=_XIAO,
     published="core equations, noise laws and positions, results",
     inferred="rho, alpha, start of M, one update of M a sequence",
+)
+preset(
+    "relay-opzo",
+    "opzo whose errors enter a layer higher and come down through weights estimated from the same noise",
+    temporal=_OTTT,
+    spatial={"name": "relay"},
+    paper=f"ours, on {_XIAO}",
+    published="nothing: opzo is its case of no hops",
+    inferred="all of it",
 )

@@ -214,6 +214,10 @@ NO_RATE = {"leaky-readout", "cuba-lif", "adaptive-lif", "hard-reset"}
 """Networks whose neurons have no rate that follows from their mean drive."""
 
 
+DIRECT_BELOW = {"relay-opzo"}
+"""Rules whose errors come down the layers where they can, and straight to a layer where they cannot."""
+
+
 def refusal(rule: dict, name: str) -> str | None:
     """The words in which `bind` refuses a network that the rule cannot train; None where it takes it."""
     traits, cyclic = rules.build(rule).traits, name in ("recurrent", "feedback")
@@ -225,7 +229,7 @@ def refusal(rule: dict, name: str) -> str | None:
         if name == "disturbed":
             return "sends noise"
         return "hears its own past" if cyclic and rule["name"] == "dsr" else None
-    if name == "delayed-layer" and traits.backward == "step":
+    if name == "delayed-layer" and traits.backward == "step" and rule["name"] not in DIRECT_BELOW:
         return "every way from 1 to the output passes a delay"
     return None
 

@@ -11,7 +11,7 @@ import pytest
 
 from onward.cli import main
 from onward.comparison.index import index
-from onward.comparison.reproduction import FAILS, HOLDS, OPEN, Check, Found, every, read
+from onward.comparison.reproduction import FAILS, HOLDS, OPEN, Check, Found, costs_of, every, read
 from onward.comparison.rows import as_row
 from onward.core.errors import ConfigError
 
@@ -21,6 +21,7 @@ ROWS = tuple(as_row({"label": label}) for label in "ab")
 FOUND = {
     "a": Found("a", (0, 1), {"accuracies": (98.0, 99.0), "backward": (-1.0, -2.0)}),
     "b": Found("b", (0,), {"accuracies": (98.2,), "last": (1.6,)}),
+    "d": Found("d", (0,), {"accuracies": (99.4,)}),
 }
 
 
@@ -40,7 +41,7 @@ def test_checks_are_about_rows_of_the_recipe(path: Path) -> None:
     labels = tuple(row.label for row in one.rows)
     for check in one.checks:
         assert check.row.startswith(labels)
-        assert not check.of or check.of in labels
+        assert {check.of, check.than} <= {"", *labels}
         assert any(bound is not None for bound in (check.at_least, check.at_most, check.within))
 
 
@@ -56,6 +57,9 @@ def test_checks_are_about_rows_of_the_recipe(path: Path) -> None:
         (Check("", "b", measure="last", at_most=1.59), FAILS),
         (Check("", "b", measure="backward", at_least=-9), OPEN),
         (Check("", "c", at_least=1), OPEN),
+        (Check("", "a", of="b", than="d", at_most=0.3), HOLDS),
+        (Check("", "a", of="b", than="d", at_most=0.2), FAILS),
+        (Check("", "a", of="b", than="c", at_most=0.2), OPEN),
         (Check("", "a", of="c", at_least=1), OPEN),
     ],
 )
@@ -109,6 +113,17 @@ def test_every_number_of_the_index_is_a_result() -> None:
         for found in one.found.values():
             mean = sum(found.values["accuracies"]) / len(found.values["accuracies"])
             assert re.search(rf"\| {re.escape(found.label)} \|.*\| {mean:.2f}", index([one]))
+
+
+def test_what_rows_took_is_shown_where_it_is_known() -> None:
+    one = replace(read(ROOT / "recipes" / "mnist-mlp.toml"), found=FOUND, rows=ROWS)
+    assert costs_of(one) == []
+    known = replace(FOUND["a"], costs={"spikes": 1234.0, "peak_mib": 3.25})
+    assert costs_of(replace(one, found={**FOUND, "a": known})) == [
+        ("row", "peak memory (MiB)", "spikes a sample"),
+        ("a", "3.2", "1,234"),
+    ]
+    assert "| a | 3.2 | 1,234 |" in index([replace(one, found={"a": known})])
 
 
 def test_recipes_of_one_table_stand_side_by_side() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from onward.core import LearningRule, Traits
@@ -9,6 +11,7 @@ from onward.core.errors import ConfigError, TopologyMismatch, UnknownName
 from onward.core.registry import Choice
 from onward.explain import explain, explanation_page
 from onward.explain.equations import printed, stated
+from onward.explain.page import MEANING
 from onward.rules import rules
 from reference.html import parsed
 
@@ -128,3 +131,7 @@ def test_errors_that_come_late_come_from_the_step_before() -> None:
 @pytest.mark.parametrize(("name", "shown"), [("dfa", True), ("dsr", False), ("mezo", False), ("query", False)])
 def test_a_table_of_meetings_stands_where_steps_have_errors_of_their_own(name: str, shown: bool) -> None:
     assert ("Which spikes meet which errors" in explanation_page(explain(name))) == shown
+
+
+def test_every_trait_is_put_in_words() -> None:
+    assert {field.name for field in fields(Traits)} == set(MEANING)
