@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onward.cli import INTERRUPTED
+from onward.cli import INTERRUPTED, examples
 from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
@@ -25,11 +25,15 @@ PURPOSE = (
     "of the same configuration in train.out goes on, where there is one. With --log tensorboard curves are written "
     "into the run's folder while it trains."
 )
+EXAMPLES = examples(
+    "onward train --rule dfa --model.hidden 400 400 --train.epochs 5",
+    "onward train --rule online --rule.temporal sltt --rule.spatial opzo --rule.local ll",
+)
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
-Continue = Annotated[bool, Parameter(name="--continue", negative="")]
 Logger = Annotated[str | None, Parameter(help="tensorboard: curves in the run's folder, written while it trains.")]
+Continue = Annotated[bool, Parameter(name="--continue", negative="", help="Go on with the newest run of the same.")]
 
 
 def train(*tokens: Tokens, go_on: Continue = False, log: Logger = None, json: Json = False, help: Help = False) -> int:
@@ -40,7 +44,7 @@ def train(*tokens: Tokens, go_on: Continue = False, log: Logger = None, json: Js
     """
     config = parse_tokens(tokens)
     if help:
-        show_fields(console(json), config, USAGE, PURPOSE)
+        show_fields(console(json), config, USAGE, PURPOSE, EXAMPLES)
         return 0
     with group_of(config.device) as group:
         out, run = console(json, group.rank), train_on if go_on or restarted() else train_anew

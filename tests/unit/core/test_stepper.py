@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.harness import OBJECTIVE
-from conformance.zoo import data, make
 from onward.core import Frames, GradSink, KeyedDraws, LearningRule, Network, Stepper, run_sequence
 from onward.core.errors import ConfigError, ObjectiveMismatch, OnwardError, ShapeError, TopologyMismatch
 from onward.core.objective import CrossEntropy, Mean, Readout
 from onward.core.run import Outcome
 from onward.rules import rules
+from onward.testing.harness import OBJECTIVE
+from onward.testing.zoo import data, make
 from reference.tiny import batch, tiny
 
 STEPS = 6

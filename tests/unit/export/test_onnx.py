@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conformance.zoo import CLASSES, FLAT, STEPS, make
 from onward._tensors import CheckpointError
 from onward.core.errors import ConfigError
 from onward.export.program import onnx, write_onnx
 from onward.export.purpose import Purpose
+from onward.testing.zoo import CLASSES, FLAT, STEPS, make
 
 PURPOSE = Purpose(features=FLAT, classes=CLASSES, heads=1, steps=STEPS)
 needs_onnx = pytest.mark.skipif(

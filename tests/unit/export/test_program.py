@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.zoo import CLASSES, FLAT, MAPS, STEPS, make
 from onward import cli
 from onward._tensors import CheckpointError
 from onward.core import Frames, Network
@@ -21,6 +20,7 @@ from onward.core.run import outputs
 from onward.export.program import InferenceStep, run, write_program
 from onward.export.purpose import Purpose
 from onward.neurons import LIF, HardReset, Neuron
+from onward.testing.zoo import CLASSES, FLAT, MAPS, STEPS, make
 
 NETS = {
     **dict.fromkeys(("mlp", "shifted", "drive-residual", "recurrent", "feedback", "leaky-readout", "cuba-lif"), FLAT),
