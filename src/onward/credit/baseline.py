@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -93,8 +94,4 @@ baselines.register("none", Choice, lambda choice: Nothing(), "nothing is subtrac
 baselines.register("mean", Choice, lambda choice: Mean(), "the readout's running mean")
 baselines.register("class", Choice, lambda choice: ClassMean(), "its running mean over samples of the same class")
 
-
-def parse(given: Any) -> Choice:
-    """A baseline by name, or as the answer to whether there is one: the running mean."""
-    answers, name = {"true": "mean", "false": "none"}, str(given).lower()
-    return baselines.parse(answers[name] if name in answers else given)
+BaselineChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(baselines.parse)]

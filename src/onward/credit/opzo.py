@@ -14,10 +14,10 @@ the paper are options; defaults follow section 14 of our method notes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import Field
 from torch import Size, Tensor
 
 from onward.core.draws import Draws
@@ -25,15 +25,13 @@ from onward.core.errors import ConfigError
 from onward.core.graph import Node
 from onward.core.interpret import Record
 from onward.core.network import Network
-from onward.core.registry import Choice
 from onward.core.rule import Holds
 from onward.core.signal import Carry, Context
 from onward.core.sink import Sink, Use
 from onward.core.trace import Presynaptic
 from onward.credit.averages import Averages
 from onward.credit.base import Credit, Head, Port, spatials
-from onward.credit.baseline import baselines
-from onward.credit.baseline import parse as parse_baseline
+from onward.credit.baseline import BaselineChoice, baselines
 from onward.credit.dfa import slot
 from onward.credit.noisy import Noisy
 from onward.credit.perturbation import Perturbation, PerturbationOptions
@@ -63,8 +61,8 @@ class OPZOOptions(PerturbationOptions):
     sharing: Literal["auto", "dense", "channel"] = Field(
         "auto", description="one row of M a neuron, or a channel; auto shares above a million neurons a layer"
     )
-    baseline: Annotated[SerializeAsAny[Choice], BeforeValidator(parse_baseline)] = Field(
-        parse_baseline("none"),
+    baseline: BaselineChoice = Field(
+        baselines.parse("none"),
         description="what is subtracted from the readout before it meets the noise (ours)",
     )
     innovation: bool = Field(
