@@ -28,11 +28,13 @@ from onward.core.draws import Draws
 from onward.core.errors import OnwardError
 from onward.core.glue import turn
 from onward.core.graph import Node
+from onward.core.group import Share
 from onward.core.interpret import frozen_statistics
 from onward.core.registry import Choice
+from onward.core.signal import Context
 from onward.data import Batch
 from onward.rules import rules
-from onward.train.law import FIRST, MOST_ERRORS, pulled
+from onward.train.law import FIRST, MOST_ERRORS, pulled, weights_of
 
 Gradients = Mapping[str, Tensor]
 """By the name of a synapse, all its parameters in one vector."""
@@ -136,7 +138,8 @@ def alignment(net: Network, feedback: Mapping[int, Tensor], batch: Batch, draws:
     nodes = [net.nodes[index] for index in sorted(feedback)]
     units = torch.eye(next(iter(feedback.values())).shape[1])
     columns = {node.index: [torch.zeros(())] * len(units) for node in nodes}
-    for number, credits in pulled(net, nodes, batch.x, units, draws, batch.ids, chunk):
+    context = Context(draws, batch.ids, FIRST, batch.x.steps, Share(batch.x.batch))
+    for number, credits in pulled(net, weights_of(net), nodes, batch.x, units, context, chunk):
         for index, credit in credits.items():
             columns[index][number] = credit.flatten(0, 1).sum(0) + columns[index][number]
     return {node.name: _cosine(feedback[node.index], torch.stack(columns[node.index], -1)) for node in nodes}

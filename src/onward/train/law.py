@@ -11,25 +11,28 @@ other fixed matrix has a larger one, so that it bounds random and learned feedba
 layer, whose Jacobian is the readout, and for every layer of a network whose slopes are all the same.
 
 It is a law of credit at spikes. Gradients of weights add up over a mini-batch, where what the mean leaves out cancels
-in part: their cosine is larger (`benchmarks.feedback_law`).
+in part: their cosine is larger (`benchmarks.feedback_law`). And it is a law of the weights at hand. Layers that are
+silent at the start have slopes that are nearly the same, which flatters them until training wakes them: `awakened`
+weights are those of a network whose every layer has its potentials spread over the firing level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Nodes
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Nodes
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from onward.core import KeyedDraws, Network, Sequence
 from onward.core.credit_walk import CreditWalk
-from onward.core.draws import Draws
 from onward.core.errors import ShapeError
 from onward.core.graph import Node
 from onward.core.group import Share
-from onward.core.interpret import evaluating, run_walk, shapes
+from onward.core.interpret import Forward, evaluating, run_walk, shapes
 from onward.core.signal import Carry, Context
-from onward.core.synapse import effective
+from onward.core.synapse import Params, effective
 from onward.credit.bp import BackPropagation
 
 FIRST = 1 << 40
@@ -38,14 +41,24 @@ MOST_ERRORS = 64
 """Outputs up to which there is an error for each of them; as many random ones stand for more."""
 
 
+Weights = Mapping[int, Params]
+"""Effective weights by the index of their synapse."""
+
+
 def expected_alignment(
-    net: Network, x: Sequence, errors: Tensor | None = None, *, chunk: int | None = None
+    net: Network,
+    x: Sequence,
+    errors: Tensor | None = None,
+    *,
+    weights: Weights | None = None,
+    chunk: int | None = None,
 ) -> dict[str, float]:
     """The cosine of this module's docstring for every hidden neuron of ``net``, by name.
 
     The expectation is over the samples and steps of ``x``, of which the two halves estimate |M e|^2 = <M' e, M'' e>
     without bias, and over ``errors`` ``[k, m]``: by default errors of all outputs alike that sum to zero, as those of
-    a cross-entropy do (`plain_errors`). It is 0 where no error arrives. Nothing is trained, and no label is read.
+    a cross-entropy do (`plain_errors`). It is 0 where no error arrives. ``weights``, such as `awakened` ones, stand in
+    for the network's own. Nothing is trained, and no label is read.
 
     Cost: one forward pass, k backward passes within each step, memory O(k n). Raises `ShapeError` for one sample.
 
@@ -57,11 +70,11 @@ def expected_alignment(
     """
     if x.batch < 2:
         raise ShapeError(f"a mini-batch of {x.batch} sample was given; a mean and a spread take at least 2")
-    draws = KeyedDraws(0)
-    sizes = shapes(net, x, draws)
+    sizes = shapes(net, x, KeyedDraws(0))
     errors = plain_errors(sizes[-1].numel()) if errors is None else errors
     energies = {node.index: _Energy(len(errors), sizes[node.index].numel()) for node in net.hidden}
-    for number, found in pulled(net, net.hidden, x, errors, draws, torch.arange(x.batch), chunk or x.steps):
+    weights, context = weights or weights_of(net), context_of(x)
+    for number, found in pulled(net, weights, net.hidden, x, errors, context, chunk or x.steps):
         for index, credit in found.items():
             energies[index].add(number, credit)
     return {node.name: energies[node.index].cosine(x) for node in net.hidden}
@@ -82,13 +95,62 @@ def plain_errors(outputs: int) -> Tensor:
     return few - few.mean(1, keepdim=True)
 
 
+def context_of(x: Sequence) -> Context:
+    """Whatever is random in networks is drawn by the places of the samples."""
+    return Context(KeyedDraws(0), torch.arange(x.batch), FIRST, x.steps, Share(x.batch))
+
+
+def weights_of(net: Network) -> dict[int, Params]:
+    """The effective weights that ``net`` has, outside any graph."""
+    return {n.index: {name: w.detach() for name, w in effective(n.module).items()} for n in net.synapses}
+
+
+@torch.no_grad()
+def awakened(net: Network, x: Sequence, *, chunk: int | None = None) -> dict[int, Params]:
+    """The weights of ``net``, scaled layer by layer so that potentials have the firing level as their standard
+    deviation over neurons, samples and steps of ``x``, before the next layer is looked at.
+
+    Layers that nothing drives stay as they are. Cost: a forward pass a layer.
+    """
+    weights, known = weights_of(net), set[int]()
+    for node in net.hidden:
+        synapses = [n.index for n in net.sources(node) if n.index in weights and n.index not in known]
+        known.update(synapses)
+        spread = _spread(net, weights, node, x, chunk or x.steps) if synapses else 0.0
+        factor = _level(node) / spread if spread else 1.0
+        for index in synapses:
+            weights[index] = {name: factor * w for name, w in weights[index].items()}
+    return weights
+
+
+def _spread(net: Network, weights: Weights, node: Node, x: Sequence, chunk: int) -> float:
+    """The standard deviation of the potentials of ``node``."""
+    carry, context = Carry(), context_of(x)
+    count, sums, chunk = 0, torch.zeros(2, dtype=torch.float64), 1 if net.cyclic else chunk
+    with evaluating(net):
+        for start in range(0, x.steps, chunk):
+            walk = Forward(net, carry, context, lambda node: weights[node.index])
+            run_walk(walk, x.read(start, min(start + chunk, x.steps)))
+            u = walk.record.firings[node.index].potential.double()
+            count, sums = count + u.numel(), sums + torch.stack([u.sum(), u.square().sum()]).cpu()
+    mean, square = (sums / count).tolist()
+    return max(square - mean**2, 0.0) ** 0.5
+
+
+def _level(node: Node) -> float:
+    """Where ``node`` fires, on average over its neurons; 1 where that is nowhere in particular."""
+    level: Any = node.module.level  # type: ignore[union-attr]
+    return 1.0 if level is None else float(torch.as_tensor(level).float().mean())
+
+
 def pulled(
-    net: Network, nodes: Nodes[Node], x: Sequence, errors: Tensor, draws: Draws, ids: Tensor, chunk: int
+    net: Network, weights: Weights, nodes: Nodes[Node], x: Sequence, errors: Tensor, context: Context, chunk: int
 ) -> Iterator[tuple[int, dict[int, Tensor]]]:
-    """For every chunk of ``x`` and each of the ``errors`` ``[k, m]``: its number, and what spatial back-propagation
-    makes of it at the spikes of ``nodes`` for every step and sample, ``[K, B, *features]`` by node index."""
-    carry, context = Carry(), Context(draws, ids, FIRST, x.steps, Share(x.batch))
-    weights = {n.index: {k: w.detach() for k, w in effective(n.module).items()} for n in net.synapses}
+    """Spatial back-propagation of each of the ``errors`` ``[k, m]``, the same for all samples and steps of ``x``.
+
+    For every chunk and error: its number, and what arrives at the spikes of ``nodes``, ``[K, B, *features]`` by index.
+    """
+    carry = Carry()
     chunk = 1 if net.cyclic else chunk
     with evaluating(net), torch.enable_grad():
         for start in range(0, x.steps, chunk):
