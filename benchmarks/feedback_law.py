@@ -309,7 +309,7 @@ def written(rows: list[dict]) -> str:
 def main() -> None:
     """Prints both tables, and draws the figures where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data.root", dest="root", type=Path)
+    parser.add_argument("--data.root", dest="root")
     parser.add_argument("--depths", nargs="*", type=int, default=[1, 2, 3, 4, 5, 6])
     parser.add_argument("--taus", nargs="*", type=float, default=[1.25, 2.0, 4.0])
     parser.add_argument("--shortcuts", nargs="*", type=int, default=[0, 1])

@@ -107,10 +107,11 @@ def weights_of(net: Network) -> dict[int, Params]:
 
 @torch.no_grad()
 def awakened(net: Network, x: Sequence, *, chunk: int | None = None) -> dict[int, Params]:
-    """The weights of ``net``, scaled layer by layer so that potentials have the firing level as their standard
-    deviation over neurons, samples and steps of ``x``, before the next layer is looked at.
+    """The weights of ``net``, each layer's divided, from the first to the last, by what the standard deviation of its
+    potentials is in firing levels, over neurons, samples and steps of ``x``.
 
-    Layers that nothing drives stay as they are. Cost: a forward pass a layer.
+    Potentials then spread over about one firing level; the resets of spikes that come of it are not foreseen. Layers
+    that nothing drives stay as they are. Cost: a forward pass a layer.
     """
     weights, known = weights_of(net), set[int]()
     for node in net.hidden:

@@ -12,7 +12,7 @@ from onward.core import Frames, Network, Residual, Static
 from onward.core.errors import ShapeError
 from onward.neurons import LIF
 from onward.surrogates import Sigmoid
-from onward.train.law import MOST_ERRORS, expected_alignment, plain_errors
+from onward.train.law import MOST_ERRORS, awakened, expected_alignment, plain_errors
 from reference import dense
 
 STEPS, SAMPLES, OUTPUTS = 3, 7, 4
@@ -110,6 +110,34 @@ def test_a_layer_that_no_error_reaches() -> None:
     net = deep(2)
     net.synapses[-1].module.weight.data.zero_()  # type: ignore[operator, union-attr]
     assert list(expected_alignment(net, frames()).values()) == [0, 0]
+
+
+def test_awake_layers_are_driven_as_far_as_the_firing_level() -> None:
+    net, x = deep(3, width=30), frames(50)
+    weights = [(w["weight"], w["bias"]) for w in awakened(net, x).values()]
+    run = dense.forward(dense.Dense(weights, 0.5), x.chunk(0, STEPS))
+    for potentials in run.u[1:4]:
+        assert float(torch.stack(potentials).std(correction=0)) == pytest.approx(1, rel=0.15)
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_layers_that_are_silent_at_the_start_are_not_flattered(chunk: int | None) -> None:
+    """Neither slopes that are all alike nor the scale of initial weights play a part in awake networks."""
+    net, x = deep(4, width=30), frames(50)
+    loud = expected_alignment(net, x, weights=awakened(net, x, chunk=chunk))
+    for node in net.synapses[:-1]:
+        node.module.weight.data.mul_(0.01)  # type: ignore[operator, union-attr]
+        node.module.bias.data.mul_(0.01)  # type: ignore[operator, union-attr]
+    assert min(expected_alignment(net, x).values()) > 0.99
+    assert expected_alignment(net, x, weights=awakened(net, x)) == pytest.approx(loud, abs=0.05)
+    assert min(loud.values()) < 0.5
+
+
+def test_layers_that_nothing_drives_are_left_alone() -> None:
+    net = deep(2)
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    assert not any(w.any() for weights in awakened(net, frames()).values() for w in weights.values())
 
 
 def test_nothing_is_changed() -> None:
