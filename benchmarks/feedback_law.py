@@ -124,7 +124,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 def coherence(post: Tensor, pre: Tensor) -> float:
     """kappa = |sum_x d_x|^2 / sum_x |d_x|^2, d_x = sum_t post pre^T the gradient of a sample: 1 if samples have nothing
-    in common, B if they all say the same.
+    in common (or say nothing), B if they all say the same.
 
     Of the gradient of a mini-batch, direct feedback brings sum_x d_x, and misses sum_x r_x. Where the r_x of samples
     have nothing in common, |sum_x r_x|^2 = sum_x |r_x|^2, and the tangent of the angle is that of credit over
@@ -132,7 +132,8 @@ def coherence(post: Tensor, pre: Tensor) -> float:
     """
     whole = torch.einsum("kbn,kbi->ni", post, pre).double().square().sum()
     grams = [torch.einsum("kbn,lbn->bkl", x.double(), x.double()) for x in (post, pre)]
-    return float(whole / (grams[0] * grams[1]).sum())
+    each = (grams[0] * grams[1]).sum()
+    return float(whole / each) if each else 1.0
 
 
 def gates(net: Network, batch: Batch, residual: bool) -> dict[str, float]:
@@ -224,7 +225,8 @@ def _with_noise(cosines: Mapping[str, float], rule: LearningRule) -> dict[str, f
 
 
 def of_gradients(cosine: float, kappa: float) -> float:
-    """The cosine of gradients of weights, from that of credit and the coherence of a mini-batch.
+    """The cosine of gradients of weights, from that of credit and the `coherence` of a mini-batch: the tangent of the
+    angle is divided by sqrt(kappa).
 
     >>> round(of_gradients(0.5, 3.0), 3)
     0.707
@@ -306,6 +308,18 @@ def written(rows: list[dict]) -> str:
     return f'{head[:-1]}, "rows": [\n{lines}\n]}}\n'
 
 
+def grown(held: list[dict], asked: argparse.Namespace) -> list[dict]:
+    """``held``, and the rows of all networks that are asked for; written after each of them where that is asked."""
+    train, test = load({"name": "fashion-mnist", "root": asked.root})
+    for options in product(asked.depths, asked.taus, map(bool, asked.shortcuts), asked.widths, asked.seeds):
+        shape = Shape(*options)
+        held = merged(held, rows(shape, train, test, asked.schedule))
+        print(shape, file=sys.stderr, flush=True)
+        if asked.write:
+            RESULTS.write_text(written(held), encoding="utf-8")
+    return held
+
+
 def main() -> None:
     """Prints both tables, and draws the figures where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -321,12 +335,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     held = kept(RESULTS) if asked.write or not asked.seeds else []
-    train, test = load({"name": "fashion-mnist", "root": asked.root}) if asked.seeds else (None, None)
-    for shape in product(asked.depths, asked.taus, map(bool, asked.shortcuts), asked.widths, asked.seeds):
-        held = merged(held, rows(Shape(*shape), train, test, asked.schedule))
-        print(Shape(*shape), file=sys.stderr, flush=True)
-        if asked.write:
-            RESULTS.write_text(written(held), encoding="utf-8")
+    held = grown(held, asked) if asked.seeds else held
     print(f"{table(held)}\n\n{fits(inner(held))}")
     for name, drawn in figures(inner(held)).items() if asked.draw else ():
         (asked.draw / f"feedback-{name}.svg").write_text(drawn, encoding="utf-8")

@@ -102,7 +102,8 @@ app.command(
     "The rule is tried on a network of three hidden layers and four time steps. NAME is a rule or a choice of the "
     "credit grid (`onward rules` lists them), and flags are those of `onward train`. For example:\n\n"
     "onward explain opzo --out opzo.html\n\n"
-    "onward explain online --rule.temporal sltt --rule.spatial dfa --rule.local ll",
+    "onward explain online --rule.temporal sltt --rule.spatial dfa --rule.local ll\n\n"
+    "Where flags name a model or data, rules of direct feedback say how near they can come to back-propagation there.",
     usage="Usage: onward explain [NAME] [--FIELD VALUE ...] [--out FILE.html] [--json]",
 )
 app.command(
