@@ -45,7 +45,8 @@ def jacobian(layers: list[tuple[Tensor, Tensor]], run: dense.Run, layer: int, t:
 
 def shares(net: Network, x: Frames, errors: Tensor) -> list[float]:
     """The law by its definition, layer by layer: means over one half of the samples meet those over the other."""
-    layers = [tuple(n.module.get_parameter(k).detach() for k in ("weight", "bias")) for n in net.synapses]
+    modules = [node.module for node in net.synapses]
+    layers = [(m.get_parameter("weight").detach(), m.get_parameter("bias").detach()) for m in modules]
     run, found = dense.forward(dense.Dense(layers, 0.5), x.chunk(0, STEPS)), []
     for layer in range(1, len(layers)):
         each = [[jacobian(layers, run, layer, t, b).T @ errors.T for t in range(STEPS)] for b in range(x.batch)]
