@@ -52,12 +52,12 @@ OPTION_CASES: list[dict[str, Any]] = [
     {"per": "step", "schedule": "two-pass", "correct_start": True},
     {"inverse_alpha": True},
     {"correct_start": True},
-    {"baseline": "mean"},
-    {"baseline": "mean", "per": "step", "schedule": "fresh"},
-    {"baseline": "class"},
-    {"baseline": "class", "per": "step", "correct_start": True},
+    {"baseline": True},
+    {"baseline": True, "per": "step", "schedule": "fresh"},
+    {"baseline": True, "baseline_of": "class"},
+    {"baseline": True, "baseline_of": "class", "per": "step", "correct_start": True},
     {"innovation": True},
-    {"innovation": True, "inverse_alpha": True, "baseline": "class", "schedule": "fresh"},
+    {"innovation": True, "inverse_alpha": True, "baseline": True, "baseline_of": "class", "schedule": "fresh"},
     {"innovation": True, "per": "step", "schedule": "two-pass"},
     {"warmup": 2},
     {"freeze_after": 1},
@@ -78,8 +78,8 @@ def by_hand(net: Network, options: dict[str, Any], delay: int = 0) -> Hand:
         per_step=options.get("per") == "step",
         factor=1 / alpha if options.get("inverse_alpha") else 1.0,
         correct=options.get("correct_start", False),
-        baseline=options.get("baseline") == "mean",
-        by_class=options.get("baseline") == "class",
+        baseline=options.get("baseline", False) and options.get("baseline_of") != "class",
+        by_class=options.get("baseline_of") == "class",
         innovation=options.get("innovation", False),
         warmup=options.get("warmup", 0),
         freeze_after=options.get("freeze_after"),
@@ -134,7 +134,7 @@ OPTIONS_OF_M: list[dict[str, Any]] = [
     {"correct_start": True},
     {"freeze_after": 1},
     {"sharing": "channel"},
-    {"baseline": "mean"},
+    {"baseline": True},
 ]
 
 
@@ -215,7 +215,7 @@ def test_a_baseline_lowers_the_variance_of_single_points():
     with torch.no_grad():
         net.get_parameter("2.bias").fill_(3.0)
     errors = []
-    for baseline in ("none", "mean"):
+    for baseline in (False, True):
         bench = Bench(net, still(64, 5, 8, scale=0.3), settled(schedule="fresh", baseline=baseline, rho=0.99))
         for _ in range(60):
             bench.learn()
@@ -306,7 +306,7 @@ def test_innovations_leave_the_scale_of_m_alone_behind_leaky_layers(schedule):
     sizes = [4, 6, 5, 4, 4]
     layers = [part for n, m in pairwise(sizes) for part in (nn.Linear(n, m), LI(decay=0.5))]
     net = Network(nn.Sequential(*layers, nn.Linear(4, 3))).double()
-    options = {"schedule": schedule, "baseline": "class", "innovation": True, "rho": 0.9}
+    options = {"schedule": schedule, "baseline": True, "baseline_of": "class", "innovation": True, "rho": 0.9}
     bench = Bench(net, still(4_000, 4, 8, scale=0.2), settled(**options))
     for _ in range(14):
         bench.learn(y=torch.arange(4_000) % 3)
@@ -320,7 +320,7 @@ def test_innovations_lower_the_variance_that_the_noise_itself_makes():
     net = dense([5, 6, 4, 3], Identity, gain=1.0)
     errors = []
     for innovation in (False, True):
-        options = {"schedule": "fresh", "alpha": 2.0, "rho": 0.99, "innovation": innovation, "baseline": "mean"}
+        options = {"schedule": "fresh", "alpha": 2.0, "rho": 0.99, "innovation": innovation, "baseline": True}
         bench = Bench(net, still(64, 5, 8, scale=0.3), settled(**options))
         for _ in range(120):
             bench.learn()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated
 
 import torch
-from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from onward.core.errors import ConfigError
-from onward.core.registry import Choice, Registry
 from onward.core.signal import Carry
 from onward.credit.averages import Averages
 from onward.credit.base import Head, Port
@@ -68,7 +65,7 @@ class ClassMean(Baseline):
         if y.dtype != torch.int64 or y.dim() != 1:
             raise ConfigError(
                 f"a baseline by class needs a class for every sample, and targets of shape {list(y.shape)} and "
-                f"{y.dtype} were given: use baseline 'mean'"
+                f"{y.dtype} were given: use baseline_of 'all'"
             )
         of = one_hot(y, head.port.width).to(out)
         sums, count = averages[_mean(head.port)].to(out), averages[_count(head.port)].to(out)
@@ -87,11 +84,3 @@ def _mean(port: Port) -> str:
 def _count(port: Port) -> str:
     """The attribute that holds how often classes were seen at a port."""
     return f"count_{port.key}"
-
-
-baselines: Registry[Baseline] = Registry("baseline")
-baselines.register("none", Choice, lambda choice: Nothing(), "nothing is subtracted")
-baselines.register("mean", Choice, lambda choice: Mean(), "the readout's running mean")
-baselines.register("class", Choice, lambda choice: ClassMean(), "its running mean over samples of the same class")
-
-BaselineChoice = Annotated[SerializeAsAny[Choice], BeforeValidator(baselines.parse)]

@@ -31,7 +31,7 @@ from onward.core.sink import Sink, Use
 from onward.core.trace import Presynaptic
 from onward.credit.averages import Averages
 from onward.credit.base import Credit, Head, Port, spatials
-from onward.credit.baseline import BaselineChoice, baselines
+from onward.credit.baseline import ClassMean, Mean, Nothing
 from onward.credit.dfa import slot
 from onward.credit.noisy import Noisy
 from onward.credit.perturbation import Perturbation, PerturbationOptions
@@ -61,9 +61,9 @@ class OPZOOptions(PerturbationOptions):
     sharing: Literal["auto", "dense", "channel"] = Field(
         "auto", description="one row of M a neuron, or a channel; auto shares above a million neurons a layer"
     )
-    baseline: BaselineChoice = Field(
-        baselines.parse("none"),
-        description="what is subtracted from the readout before it meets the noise (ours)",
+    baseline: bool = Field(False, description="subtract a running mean of the readout before it meets the noise (ours)")
+    baseline_of: Literal["all", "class"] = Field(
+        "all", description="the running mean of all samples, or of those of the same class (ours)"
     )
     innovation: bool = Field(
         False, description="subtract what M says that the noise did, too: M learns from what it did not expect (ours)"
@@ -81,7 +81,10 @@ class OPZO(Noisy):
             )
         if options.reads == "after" and options.per != "step":
             raise ConfigError("reads = 'after' was given, and M is updated once a sequence; add per = 'step'")
-        self.options, self.baseline = options, baselines.build(options.baseline)
+        if options.baseline_of == "class" and not options.baseline:
+            raise ConfigError("baseline_of = 'class' was given without a baseline; add baseline = true")
+        self.options = options
+        self.baseline = (ClassMean() if options.baseline_of == "class" else Mean()) if options.baseline else Nothing()
         self.observes_first = options.reads == "after"
         self.max_chunk = 1 if options.per == "step" or perturbation.schedule.mirrored else None
         self._maps: list[tuple[Node, Port, bool]] = []
