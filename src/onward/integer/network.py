@@ -25,7 +25,7 @@ class IntegerNetwork:
     `onward.integer.plain`. Costs O(active inputs x neurons) a step; memory O(weights), whatever the number of steps.
     Raises `ConfigError` where a sum could outgrow its register.
 
-    >>> net = IntegerNetwork((4, 8, 2))
+    >>> net = IntegerNetwork((4, 8, 2), thresholds=(512,))
     >>> images, labels = np.array([[15, 15, 0, 0], [0, 0, 15, 15]], np.uint8), np.array([0, 1])
     >>> for _ in range(200):
     ...     _ = net.learn(images, labels)
@@ -49,9 +49,7 @@ class IntegerNetwork:
         self.key = mixed(seed * GOLDEN + 1)
         self.learned = 0
         self.counts = np.zeros(COUNTS, np.int64)
-        self._weights = np.concatenate(
-            [self._start(k, reach) for k, reach in enumerate(starts or [START] * layers)]
-        )
+        self._weights = np.concatenate([self._start(k, reach) for k, reach in enumerate(starts or [START] * layers)])
         self._feedback = np.zeros(sum(self.sizes[1:-1]) * self.sizes[-1], np.int16)
 
     @property
@@ -81,9 +79,7 @@ class IntegerNetwork:
         if labels.shape != images.shape[:1]:
             raise ShapeError(f"{len(images)} images and labels {list(labels.shape)} were given; expected one for each")
         if labels.size and not 0 <= labels.min() <= labels.max() < self.sizes[-1]:
-            raise ConfigError(
-                f"labels {labels.min()} to {labels.max()} were given; expected 0 to {self.sizes[-1] - 1}"
-            )
+            raise ConfigError(f"labels {labels.min()} to {labels.max()} were given; expected 0 to {self.sizes[-1] - 1}")
         shared = self.law, self.thresholds, self.rates
         if _compiled(LEARN):
             right = LEARN(images, labels, self._shape, self._weights, self._feedback, *shared, np.uint64(self.key),
@@ -159,7 +155,9 @@ def _learning_agrees() -> bool:
     LEARN(images, labels, one._shape, one._weights, one._feedback, one.law, one.thresholds, one.rates,
           np.uint64(one.key), 0, one.counts)  # fmt: skip
     plain.learn(images, labels, two._tables, two.law, two.thresholds, two.rates, two.key, 0, two.counts)
-    return all(map(np.array_equal, (one._weights, one._feedback, one.counts), (two._weights, two._feedback, two.counts)))
+    return all(
+        map(np.array_equal, (one._weights, one._feedback, one.counts), (two._weights, two._feedback, two.counts))
+    )
 
 
 def _answers_agree() -> bool:

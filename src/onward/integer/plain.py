@@ -1,6 +1,6 @@
 """Integer OPZO as it reads on paper, in numpy's integers: the plain twin of the loops in `onward.kernels.integers`.
 
-For every sample, t = 1 .. T, l = 1 .. N hidden layers; >> shifts right and rounds down, [x]_b saturates at b bits:
+For every sample, step t and hidden layer l; >> shifts right and rounds down, [x]_b saturates at b bits:
 
     d = W^l s^{l-1}[t]                     s^0 = the input, d^1 only when W^1 or the input changed
     u = v - (v >> leak) + d
@@ -16,8 +16,8 @@ and after every second step, for c classes of which y is the right one:
     W^l <- [W^l - round((p^l a^{l-1}^T) >> rate)]_8
     M^l <- M^l + round((z [(o[t-1] - o[t]) << gain]_16^T - M^l) >> rho)
 
-``>> error`` and ``>> credit`` round to nearest, ``round`` rounds at random, without bias: it adds as many random bits as
-the shift throws away. The bits of a pair of neurons i, j are r_i xor r_j: uniform, and independent in pairs, so that
+``>> error`` and ``>> credit`` round to nearest, ``round`` rounds at random, without bias: it adds as many random bits
+as the shift throws away. The bits of a pair of neurons i, j are r_i xor r_j: uniform, and independent in pairs, so that
 n + m words serve n m weights with the variance of n m words.
 """
 
@@ -37,9 +37,12 @@ NOISE, ROWS, COLUMNS, NEURONS, CLASSES = range(5)
 STEP = 0xD1342543DE82EF95
 
 INPUT_PRODUCTS, ADDITIONS, SPIKES, LESSONS, CREDIT_PRODUCTS, CHANGES, WORDS = range(7)
-"""Places of the counts: products of inputs and weights, weights added up on spikes, spikes, pairs of steps with an error,
-products of M e, weights that an update meets, and random words for rounding."""
+"""Places of the counts: products of inputs and weights, weights added up on spikes, spikes, lessons (pairs of steps
+with an error), products of M e, weights that an update meets, and random words for rounding."""
 COUNTS = 7
+
+SHORT, WIDE = np.int16, np.int32
+"""Registers of states and feedback, and of sums."""
 
 
 class Tables(NamedTuple):
@@ -76,9 +79,7 @@ def learn(
     return right
 
 
-def answer(
-    images: ndarray, tables: Tables, law: Law, thresholds: ndarray, scores: ndarray, counts: ndarray
-) -> None:
+def answer(images: ndarray, tables: Tables, law: Law, thresholds: ndarray, scores: ndarray, counts: ndarray) -> None:
     """Writes sums of the readout ``[S, m]`` over all steps, without noise and without learning."""
     for image, score in zip(images, scores, strict=True):
         sample = _Sample(image, tables, law, thresholds, counts)
@@ -94,9 +95,9 @@ class _Sample:
         self.image, self.tables, self.law = image, tables, law
         self.thresholds, self.counts = thresholds, counts
         self.membranes = [np.zeros_like(m[0]) for m in tables.feedback]
-        self.traces = [np.zeros_like(image, dtype=np.int16), *map(np.zeros_like, self.membranes)]
+        self.traces = [np.zeros_like(image, dtype=SHORT), *map(np.zeros_like, self.membranes)]
         self.windows = [_none(m) for m in tables.feedback]
-        self.sums = np.zeros_like(tables.weights[-1][0], dtype=np.int32)
+        self.sums = np.zeros_like(tables.weights[-1][0], dtype=WIDE)
         self._still: ndarray | None = None
 
     def step(self, z: list[ndarray], sign: int) -> ndarray:
@@ -105,11 +106,11 @@ class _Sample:
         self.traces[0] = self._decayed(0) + sent
         for k, theta in enumerate(self.thresholds):
             drive = self._added(k, sent) if k else self._stood()
-            v = self.membranes[k].astype(np.int32)
+            v = self.membranes[k].astype(WIDE)
             u = v - (v >> self.law.leak) + drive
-            sent = (u + sign * z[k] * (theta >> self.law.noise) >= theta).astype(np.int16)
+            sent = (u + sign * z[k] * (theta >> self.law.noise) >= theta).astype(SHORT)
             self.windows[k] = (abs(u - theta) < theta >> self.law.window).astype(np.int8)
-            self.membranes[k] = _limited(u - theta * sent, WORD).astype(np.int16)
+            self.membranes[k] = _limited(u - theta * sent, WORD).astype(SHORT)
             self.traces[k + 1] = self._decayed(k + 1) + (sent << self.law.spike)
             self.counts[SPIKES] += sent.sum()
         out = self._added(len(self.thresholds), sent)
@@ -126,7 +127,7 @@ class _Sample:
         posts = [self._credit(k, e) for k in range(len(self.thresholds))]
         for k, post in enumerate((*posts, e)):
             pre, weights, shift = self.traces[k], self.tables.weights[k], int(rates[k])
-            product = pre.astype(np.int32)[:, None] * post
+            product = pre.astype(WIDE)[:, None] * post
             change = product + _bits(slot(key, k, ROWS), slot(key, k, COLUMNS), weights, shift) >> shift
             weights[:] = _limited(weights - change, BYTE)
             self.counts[CHANGES] += np.count_nonzero(pre) * np.count_nonzero(post)
@@ -138,7 +139,7 @@ class _Sample:
         for k, (m, noise) in enumerate(zip(self.tables.feedback, z, strict=True), 1):
             gap = d * noise - m
             m += (gap + _bits(slot(key, k, CLASSES), slot(key, k, NEURONS), m, self.law.rho) >> self.law.rho).astype(
-                np.int16
+                SHORT
             )
             self.counts[WORDS] += sum(m.shape)
 
@@ -175,11 +176,11 @@ def slot(key: int, layer: int, purpose: int) -> int:
 def random_words(key: int, n: int) -> ndarray:
     """``n`` words of 16 random bits, int32."""
     found = words(torch.tensor([signed(key)]), n)[0].numpy().view(np.uint64)
-    return (found >> np.uint64(64 - RANDOM_BITS)).astype(np.int32)
+    return (found >> np.uint64(64 - RANDOM_BITS)).astype(WIDE)
 
 
 def _signs(key: int, n: int) -> ndarray:
-    return ((random_words(key, n) & 1) * 2 - 1).astype(np.int32)
+    return ((random_words(key, n) & 1) * 2 - 1).astype(WIDE)
 
 
 def _none(m: ndarray) -> ndarray:
@@ -193,7 +194,7 @@ def _bits(row_key: int, column_key: int, like: ndarray, shift: int) -> ndarray:
 
 
 def _product(x: ndarray, matrix: ndarray) -> ndarray:
-    return x.astype(np.int32) @ matrix.astype(np.int32)
+    return x.astype(WIDE) @ matrix.astype(WIDE)
 
 
 def _nearest(x: ndarray, shift: int) -> ndarray:
