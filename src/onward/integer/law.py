@@ -36,7 +36,7 @@ class Law(NamedTuple):
     error: int = 5
     credit: int = 8
     gain: int = 6
-    rho: int = 13
+    rho: int = 14
     levels: int = 4
 
 

@@ -187,16 +187,17 @@ def test_bits_of_two_weights_are_independent_whether_or_not_they_share_a_neuron(
 
 def test_feedback_comes_to_point_where_the_readout_points() -> None:
     """M estimates what a neuron does to the readout; of the last hidden layer that is its row of W."""
-    net = IntegerNetwork((20, 40, 10), Law(rho=13, noise=2), (1500,), rates=(16, 16), starts=(24, 60), seed=3)
+    net = IntegerNetwork((20, 40, 10), Law(noise=1), (1500,), rates=(16, 16), starts=(24, 60), seed=3)
     images, labels = samples(net, 20_000)
     fixed = [w.copy() for w in net.weights]
     for start in range(0, len(images), 100):
         net.learn(images[start : start + 100], labels[start : start + 100])
         for weights, kept in zip(net.weights, fixed, strict=True):
             weights[:] = kept
-    w, m = fixed[-1].T.astype(float).ravel(), net.feedback[0].astype(float).ravel()
-    cosine = float(w @ m / np.linalg.norm(w) / np.linalg.norm(m))
-    assert cosine > 0.7
+    w, m = fixed[-1].astype(float), net.feedback[0].T.astype(float)
+    cosine = (w * m).sum(1) / np.linalg.norm(w, axis=1) / np.linalg.norm(m, axis=1)
+    most = np.linalg.norm(m, axis=1).argsort()[-10:]  # others hardly ever fire
+    assert cosine[most].min() > 0.95
 
 
 def test_nothing_moves_but_feedback_where_the_answer_is_right_by_far() -> None:
