@@ -1,6 +1,6 @@
 """MNIST at batch 1: integer OPZO beside the same in float32, accuracies over seeds, operations and energy.
 
-    python -m benchmarks.integer_opzo [--hidden 256] [--seeds 0 1 2] [--epochs 4] [--integers-only]
+    python -m benchmarks.integer_opzo [--hidden 256] [--seeds 0 1 2] [--epochs 4] [--only floats]
 
 Rates are halved after every epoch. Those of the float network were chosen on 10,000 training digits held out.
 """
@@ -12,14 +12,14 @@ from statistics import mean
 from time import process_time
 
 import numpy as np
-from benchmarks.float_opzo import FloatNetwork
 from numpy import ndarray
 
+from benchmarks.float_opzo import FloatNetwork
 from onward.data import load
 from onward.integer import IntegerNetwork, Law
 from onward.integer.cost import operations, random_bits
 from onward.integer.network import FIRST_THRESHOLD, LATER_THRESHOLD, START
-from onward.integer.train import epochs, inputs
+from onward.integer.train import accuracy, epochs, inputs
 
 Labelled = tuple[ndarray, ndarray]
 FLOAT_RATES = 2.0**-25, 2.0**-16
@@ -28,9 +28,10 @@ FLOAT_RATES = 2.0**-25, 2.0**-16
 def integers(sizes: tuple[int, ...], train: Labelled, test: Labelled, count: int, seed: int) -> IntegerNetwork:
     net, began = IntegerNetwork(sizes, seed=seed), process_time()
     for epoch in epochs(net, *train, count, seed):
-        learned, right = net.counts.copy(), float((net.answers(test[0]) == test[1]).mean())
-        net.counts[:] = learned
-        print(f"integers, seed {seed}, epoch {epoch}: {right:.2%}, {process_time() - began:.0f} s", flush=True)
+        print(
+            f"integers, seed {seed}, epoch {epoch}: {accuracy(net, *test):.2%}, {process_time() - began:.0f} s",
+            flush=True,
+        )
     return net
 
 
@@ -72,15 +73,16 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--data", default="mnist")
-    parser.add_argument("--integers-only", action="store_true")
+    parser.add_argument("--only", choices=["integers", "floats"])
     asked = parser.parse_args()
     split, law = load(asked.data), Law()
     train, test = inputs(split.train, law.levels), inputs(split.test, law.levels)
     sizes = (train[0].shape[1], *asked.hidden, split.train.classes)
-    nets = [integers(sizes, train, test, asked.epochs, seed) for seed in asked.seeds]
-    print(costs(nets[0]))
-    print(told("integers", [float((net.answers(test[0]) == test[1]).mean()) for net in nets]), flush=True)
-    if not asked.integers_only:
+    if asked.only != "floats":
+        nets = [integers(sizes, train, test, asked.epochs, seed) for seed in asked.seeds]
+        print(costs(nets[0]))
+        print(told("integers", [accuracy(net, *test) for net in nets]), flush=True)
+    if asked.only != "integers":
         train, test = inputs(split.train, 8), inputs(split.test, 8)
         print(told("floats", [floats(sizes, train, test, asked.epochs, seed) for seed in asked.seeds]))
 

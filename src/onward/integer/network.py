@@ -90,13 +90,13 @@ class IntegerNetwork:
         return int(right)
 
     def scores(self, images: ndarray) -> ndarray:
-        """Sums of the readout ``[S, m]`` int32 for ``images`` ``[S, n_0]`` uint8, without noise."""
+        """Sums of the readout ``[S, m]`` int32 for ``images`` ``[S, n_0]`` uint8, without noise; counts nothing."""
         self._require(images)
-        found = np.zeros((len(images), self.sizes[-1]), np.int32)
+        found, unread = np.zeros((len(images), self.sizes[-1]), np.int32), np.zeros_like(self.counts)
         if _compiled(ANSWER):
-            ANSWER(images, self._shape, self._weights, self.law, self.thresholds, found, self.counts)
+            ANSWER(images, self._shape, self._weights, self.law, self.thresholds, found, unread)
         else:
-            plain.answer(images, self._tables, self.law, self.thresholds, found, self.counts)
+            plain.answer(images, self._tables, self.law, self.thresholds, found, unread)
         return found
 
     def answers(self, images: ndarray) -> ndarray:

@@ -27,9 +27,10 @@ def inputs(data: Dataset, bits: int) -> tuple[ndarray, ndarray]:
     for ids in torch.arange(len(data)).split(READ):
         batch = data.batch(ids, 1)
         x = batch.x.chunk(0, 1)[0].flatten(1)
-        if float(x.min()) < 0 or float(x.max()) > 1:
+        least, most = float(x.min()), float(x.max())
+        if least < 0 or most > 1:
             raise DataError(
-                f"{data.name} holds numbers from {float(x.min()):g} to {float(x.max()):g}; integer OPZO expects 0 to 1: "
+                f"{data.name} holds numbers from {least:g} to {most:g}; integer OPZO expects 0 to 1: "
                 "leave out normalisation"
             )
         images.append((x * 2**bits).clamp(max=2**bits - 1).to(torch.uint8))
@@ -49,3 +50,8 @@ def epochs(net: IntegerNetwork, images: ndarray, labels: ndarray, count: int, se
         yield epoch
         if epoch < count:
             net.slower()
+
+
+def accuracy(net: IntegerNetwork, images: ndarray, labels: ndarray) -> float:
+    """The share of ``images`` that ``net`` names rightly."""
+    return float((net.answers(images) == labels).mean())
