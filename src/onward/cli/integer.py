@@ -15,7 +15,7 @@ from onward.data import load
 from onward.energy.estimate import PICO
 from onward.integer import IntegerNetwork, Law
 from onward.integer.cost import Operations, operations, random_bits
-from onward.integer.file import write
+from onward.integer.file import require_folder, write
 from onward.integer.train import accuracy, epochs, inputs
 
 LEAST = (("--epochs", 1), ("--limit", 1))
@@ -36,7 +36,10 @@ def integer(
     for (name, least), given in zip(LEAST, (epochs_, limit), strict=True):
         if given is not None and given < least:
             raise ConfigError(f"{name} {given} was given; expected at least {least}")
-    split, shown = load({"name": data, "limit": limit, "root": root}), console(json)
+    if out is not None:
+        require_folder(out)
+    choice = {"name": data, "limit": limit, "root": root}
+    split, shown = load({field: given for field, given in choice.items() if given is not None}), console(json)
     bits = Law().levels
     train, test = inputs(split.train, bits), inputs(split.test, bits)
     net = IntegerNetwork((train[0].shape[1], *hidden, split.train.classes), seed=seed)

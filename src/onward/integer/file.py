@@ -18,9 +18,14 @@ def write(net: IntegerNetwork, path: Path) -> None:
 
     Raises `ConfigError` where the folder does not exist.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path} was given, and there is no folder {path.parent}; make it first")
+    require_folder(path)
     tensors = {f"weights.{k}": w for k, w in enumerate(net.weights)}
     tensors |= {f"feedback.{k}": m for k, m in enumerate(net.feedback, 1)}
     told = {"law": net.law._asdict(), "sizes": net.sizes, "learned": net.learned}
     save_file({**tensors, "thresholds": net.thresholds, "rates": net.rates}, path, {KEY: json.dumps(told)})
+
+
+def require_folder(path: Path) -> None:
+    """Raises `ConfigError` where a file could not be written at ``path``, for want of a folder."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} was given, and there is no folder {path.parent}; make it first")

@@ -9,6 +9,7 @@ import torch
 from numpy import ndarray
 
 from onward.core.errors import DataError
+from onward.core.sequence import Static
 from onward.data import Dataset
 from onward.integer.network import IntegerNetwork
 
@@ -21,11 +22,11 @@ def inputs(data: Dataset, bits: int) -> tuple[ndarray, ndarray]:
     A number x in [0, 1] becomes floor(2^bits x), at most 2^bits - 1, as a converter at a sensor would. Raises
     `DataError` for recordings and for numbers outside.
     """
-    if data.steps is not None:
-        raise DataError(f"{data.name} moves in time; integer OPZO learns still samples, such as mnist")
     images, labels = [], []
     for ids in torch.arange(len(data)).split(READ):
-        batch = data.batch(ids, 1)
+        batch = data.batch(ids, data.steps or 1)
+        if not isinstance(batch.x, Static):
+            raise DataError(f"{data.name} moves in time; integer OPZO learns still samples, such as mnist")
         x = batch.x.chunk(0, 1)[0].flatten(1)
         least, most = float(x.min()), float(x.max())
         if least < 0 or most > 1:
