@@ -42,7 +42,7 @@ def test_it_learns_digits() -> None:
     split = load({"name": "mnist", "limit": 10_000, "limit_test": 1000})
     net = IntegerNetwork((784, 256, 10))
     net.learn(*inputs(split.train, 4))
-    assert accuracy(net, *inputs(split.test, 4)) > 0.88
+    assert accuracy(net, *inputs(split.test, 4)) > 0.8
 
 
 @pytest.mark.parametrize(
