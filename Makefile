@@ -23,7 +23,7 @@ DEV := $(VENV)/.dev
 PEERS := .venv-peers/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format peers bench lock clean
+.PHONY: help venv demo test test-slow lint format reference peers bench dist lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -48,10 +48,17 @@ format: $(DEV) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
+reference: $(RUNTIME) ## write the pages of reference that are drawn from the program
+	$(BIN)/python -m docs.reference_pages
+
 peers: $(PEERS) ## build .venv-peers: other libraries, for `make bench` to compare with
 
 bench: $(RUNTIME) ## measure speed and memory, beside the peers where .venv-peers stands
 	$(BIN)/onward bench $(ARGS)
+
+dist: $(DEV) ## build the source distribution and the wheel, in dist/
+	$(BIN)/python -c "import os; from setuptools import build_meta as b; os.makedirs('dist', exist_ok=True); \
+		print(b.build_sdist('dist'), b.build_wheel('dist'), 'are in dist/')"
 
 clean: ## remove .venv and .venv-peers, caches and builds; runs/ stays
 	rm -rf $(VENV) .venv-lock .venv-peers build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -93,6 +93,22 @@ def check(path: Path, recipe: Mapping[str, Any], rows: list[RecipeRow], device: 
             raise OnwardError(f"{path} needs {wanted}, which is not there: {missing}") from None
 
 
+def run(
+    path: Path, labels: list[str] | None, seeds: list[int] | None, jobs: int, host: Host, to: Path | None = None
+) -> list[Line]:
+    """Trains rows of a recipe; leaves with a message where something is missing."""
+    try:
+        recipe, rows = read_recipe(path)
+        rows = chosen(rows, labels)
+        check(path, recipe, rows, host.device)
+    except OnwardError as error:
+        raise SystemExit(str(error)) from None
+    these = configured(path, rows, ["--device", host.device])
+    plan = Plan(recipe["title"], these, tuple(seeds or recipe["seeds"]), host.threads)
+    folder = ComparisonFolder(to) if to else ComparisonFolder.create(Path("runs"), plan)
+    return collect(plan, folder, jobs, host)
+
+
 def collect(plan: Plan, folder: ComparisonFolder, jobs: int, host: Host) -> list[Line]:
     """All trainings, ``jobs`` at a time; leaves with a message where one failed."""
     folder.begin(plan)
@@ -131,9 +147,7 @@ def machine(device: str = "cpu") -> str:
 
 def write(path: Path, results: list[Result], host: Host) -> None:
     """Replaces the results in the recipe's file; rows that were not run again stay."""
-    text = path.read_text()
-    head = text.split(MARK)[0].rstrip()
-    held = {entry["label"]: entry for entry in tomllib.loads(text)["recipe"].get("result", [])}
+    held = results_in(path)
     for result in results:
         held[result.label] = {
             "label": result.label,
@@ -147,8 +161,18 @@ def write(path: Path, results: list[Result], host: Host) -> None:
             "date": date.today().isoformat(),
             "machine": str(host),
         }
-    lines = [head, "", MARK]
-    for entry in held.values():
+    rewrite(path, held)
+
+
+def results_in(path: Path) -> dict[str, dict[str, Any]]:
+    """The results in a recipe's file, by label."""
+    return {entry["label"]: entry for entry in tomllib.loads(path.read_text())["recipe"].get("result", [])}
+
+
+def rewrite(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Puts these results in the place of those in the recipe's file."""
+    lines = [path.read_text().split(MARK)[0].rstrip(), "", MARK]
+    for entry in results.values():
         lines += ["", "[[recipe.result]]", *(f"{key} = {as_toml(value)}" for key, value in entry.items())]
     path.write_text("\n".join(lines) + "\n")
 
@@ -178,16 +202,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, help="a folder for RECIPE-loss.svg and the like, by epoch")
     asked = parser.parse_args()
     host = Host(asked.threads, asked.device)
-    recipe, rows = read_recipe(asked.recipe)
-    rows = chosen(rows, asked.rows)
-    try:
-        check(asked.recipe, recipe, rows, asked.device)
-    except OnwardError as error:
-        raise SystemExit(str(error)) from None
-    these = configured(asked.recipe, rows, ["--device", asked.device])
-    plan = Plan(recipe["title"], these, tuple(asked.seeds or recipe["seeds"]), asked.threads)
-    folder = ComparisonFolder(asked.to) if asked.to else ComparisonFolder.create(Path("runs"), plan)
-    found = collect(plan, folder, asked.jobs, host)
+    found = run(asked.recipe, asked.rows, asked.seeds, asked.jobs, host, asked.to)
     results = [result_of(line) for line in found]
     print("| row | mean % | range | BWT | seeds | seconds a run |\n|---|---|---|---|---|---|")
     print("\n".join(result.line for result in results))

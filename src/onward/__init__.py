@@ -14,6 +14,7 @@ from onward._version import __version__
 
 if TYPE_CHECKING:
     from onward import data, models, neurons, rules, solvers, surrogates, train
+    from onward.adapters import from_snntorch, from_spikingjelly
     from onward.core import (
         MSE,
         Add,
@@ -43,25 +44,27 @@ if TYPE_CHECKING:
         Shift,
         Sink,
         Static,
+        Stepper,
         Traits,
         evaluate,
         run_sequence,
     )
     from onward.core.errors import OnwardError
-    from onward.data import ArrayDataset, Batch, Dataset, Loader, from_torch, load
+    from onward.data import ArrayDataset, Batch, Dataset, Loader, from_events, from_torch, load
     from onward.export import from_nir
     from onward.neurons import IF, LI, LIF, AdaptiveLIF, Affine, CubaLIF, HardReset, SoftReset
     from onward.train import RunConfig
     from onward.weights import binarize, standardize
 
 _HOMES = {
+    "onward.adapters": "from_snntorch from_spikingjelly",
     "onward.core": (
         "MSE Add CrossEntropy Delay Events Feedback Frames GradSink Joined KeyedDraws LearningRule Mixed Network "
         "Neuron Objective Outcome PerStep RPReLU Rates Readout RecordedDraws Recurrent Residual Scale Sequence Shift "
-        "Sink Static Traits evaluate run_sequence"
+        "Sink Static Stepper Traits evaluate run_sequence"
     ),
     "onward.core.errors": "OnwardError",
-    "onward.data": "ArrayDataset Batch Dataset Loader from_torch load",
+    "onward.data": "ArrayDataset Batch Dataset Loader from_events from_torch load",
     "onward.export": "from_nir",
     "onward.neurons": "IF LI LIF AdaptiveLIF Affine CubaLIF HardReset SoftReset",
     "onward.train": "RunConfig",
@@ -110,12 +113,16 @@ __all__ = [
     "Sink",
     "SoftReset",
     "Static",
+    "Stepper",
     "Traits",
     "__version__",
     "binarize",
     "data",
     "evaluate",
+    "from_events",
     "from_nir",
+    "from_snntorch",
+    "from_spikingjelly",
     "from_torch",
     "load",
     "models",

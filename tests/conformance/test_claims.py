@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import (
+from conformance.test_rules import CELLS, RULES, pairs_of
+from onward.core import LearningRule, Network
+from onward.core.synapse import ConvOps, LinearOps, VjpOps, effective
+from onward.rules import rules
+from onward.testing import checks
+from onward.testing.harness import (
     ForcedError,
     Taught,
     bound,
-    carried,
-    held_bytes,
     relative,
     same_bits,
-    suited,
     teach,
 )
-from conformance.test_rules import CELLS, RULES, pairs_of
-from conformance.zoo import BATCH, CLASSES, STEPS, data, label, make
-from onward.core import GradSink, KeyedDraws, LearningRule, Network, Static
-from onward.core.group import Share
-from onward.core.rule import Lesson
-from onward.core.run import fit_chunk
-from onward.core.signal import Context
-from onward.core.synapse import ConvOps, LinearOps, VjpOps, effective
-from onward.rules import rules
+from onward.testing.zoo import BATCH, CLASSES, STEPS, data, label, make
 
 each_cell = pytest.mark.parametrize("rule", CELLS, ids=label)
 
@@ -48,97 +41,14 @@ each_local = pytest.mark.parametrize("rule", [rule for rule in CELLS if is_local
 UNCONNECTED = [rule for rule in CELLS if is_local(rule) and rule.get("local", "none") == "none"]
 
 
-class Kept:
-    """Counts the bytes that autograd graphs hold at the same time."""
-
-    def __init__(self) -> None:
-        self.now = self.peak = 0
-
-    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda box: box.tensor)
-
-    def _pack(self, tensor: Tensor) -> Box:
-        box = Box(tensor)
-        size = tensor.nelement() * tensor.element_size()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(box, self._forget, size)
-        return box
-
-    def _forget(self, size: int) -> None:
-        self.now -= size
-
-
-class Box:
-    """A saved tensor."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
-
-
-def held_by(rule: dict, name: str, steps: int) -> int:
-    """Most bytes that the rule's graphs and carry hold while ``steps`` steps pass in chunks of 4 (or less)."""
-    net = make(name)
-    frame, y = data(name)[0][0], data(name)[1]
-    x = Static(frame, steps)
-    built = bound(rule, net, x)
-    sink, context = GradSink(net), Context(KeyedDraws(0), torch.arange(BATCH), 0, steps, Share(BATCH))
-    lesson, kept, most = Lesson(net, suited(built, net), x, y, sink, context), Kept(), 0
-    chunk = fit_chunk(net, built, 4, steps, online=False)
-    with kept.hooks():
-        built.begin(lesson)
-        for start in range(0, steps, chunk):
-            built.step(lesson, x.chunk(start, min(start + chunk, steps)))
-            most = max(most, held_bytes([*carried(lesson.carry), *built.state_dict().values()]))
-        built.finish(lesson)
-    return kept.peak + most
-
-
 @pairs_of(CELLS, ["mlp", "conv", "feedback"])
 def test_memory_in_the_number_of_steps_is_as_claimed(rule: dict, name: str) -> None:
-    few, many = held_by(rule, name, 8), held_by(rule, name, 128)  # chunks of 4: from two to 32
-    if rules.build(rule).traits.memory == "O(1)":
-        assert many <= 1.05 * few
-    else:
-        assert 12 < many / few < 20
-
-
-SPIKES = ("_Attach", "_ThroughTime", "_Fire", "_Saturate")
-
-
-def crossings(outputs: Any) -> int:
-    """Most spikes that lie on one way through the graph of ``outputs``."""
-    heads = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    depth: dict[Any, int] = {}
-
-    def below(fn: Any) -> int:
-        if fn is None:
-            return 0
-        if fn not in depth:
-            depth[fn] = fn.name().startswith(SPIKES) + max((below(f) for f, _ in fn.next_functions), default=0)
-        return depth[fn]
-
-    return max(below(head.grad_fn) for head in heads)
+    checks.memory_as_claimed(rule, name)
 
 
 @pairs_of(CELLS, ["mlp", "conv", "standardized", "drive-residual", "spiking-output"])
-def test_autograd_reaches_no_further_than_claimed(rule: dict, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, (x, y) = make(name), data(name)
-    at_output = len(net.neurons) - len(net.hidden)
-    seen = [0]
-    grad = torch.autograd.grad
-
-    def watched(outputs: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(crossings(outputs))
-        return grad(outputs, *args, **kwargs)
-
-    monkeypatch.setattr(torch.autograd, "grad", watched)
-    teach(net, rule, x, y, chunk=3)
-    reach = {"none": at_output, "step": len(net.hidden) + at_output}.get(rules.build(rule).traits.backward)
-    if reach is None:
-        assert max(seen) > len(net.hidden) + at_output
-    else:
-        assert max(seen) <= reach
+def test_autograd_reaches_no_further_than_claimed(rule: dict, name: str) -> None:
+    checks.autograd_as_claimed(rule, name)
 
 
 @pytest.mark.parametrize("name", ["mlp", "if", "adaptive-lif"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.harness import assert_close, relative, teach
-from conformance.zoo import CLASSES, data, make
 from onward.core import Delay, Feedback, Network
 from onward.neurons import LIF
+from onward.testing.harness import assert_close, relative, teach
+from onward.testing.zoo import CLASSES, data, make
 from reference import dense, plain
 from reference.tiny import as_dense, batch, body, named, sequence_loss, step_loss, tiny
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.harness import bound, clear, gradients, relative, suited
-from conformance.zoo import GRID, RULES, data, label, make
+from conformance.zoo import GRID, RULES
 from onward.core import Frames, GradSink, KeyedDraws, run_sequence
 from onward.core.errors import TopologyMismatch
 from onward.core.group import ALONE, Group, Share
+from onward.testing.harness import bound, clear, gradients, relative, suited
+from onward.testing.zoo import data, label, make
 from reference.pair import together
 
 SAMPLES, SEQUENCES = 5, 2

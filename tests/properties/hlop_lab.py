@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import bound, clear, gradients, suited
 from onward.core import Frames, GradSink, KeyedDraws, LearningRule, Network, Sequence, run_sequence
 from onward.core.sink import Sink
 from onward.neurons import LIF
+from onward.testing.harness import bound, clear, gradients, suited
 from onward.transforms import Hlop, Transform, transforms
 from onward.transforms.growth import Tabled
 

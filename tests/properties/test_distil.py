@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance.harness import assert_close, bound, relative, suited, teach
-from conformance.zoo import BATCH, CLASSES, STEPS, data, make
 from onward.core import CrossEntropy, Frames, Network, PerStep, Readout, Static
 from onward.core.errors import ObjectiveMismatch, ShapeError
 from onward.core.group import Share
@@ -20,6 +18,8 @@ from onward.distil.soft import check_fit
 from onward.models import Twin
 from onward.neurons import LIF, Rectifier
 from onward.rules import rules
+from onward.testing.harness import assert_close, bound, relative, suited, teach
+from onward.testing.zoo import BATCH, CLASSES, STEPS, data, make
 from reference import plain
 from reference.tiny import body
 

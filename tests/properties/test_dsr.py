@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conformance.harness import Taught, bound, relative, teach
 from onward.core import CrossEntropy, Frames, Network, Static
 from onward.core.objective import Readout, Weighted
 from onward.neurons import Affine, Graded, GradedIF, GradedLIF, SoftReset
+from onward.testing.harness import Taught, bound, relative, teach
 from properties.equilibrium_lab import cosine, rates
 
 ALPHAS = (0.3, 0.5, 0.7, 1.0)

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import OBJECTIVE, assert_close, bound, carried, held_bytes, teach
-from conformance.zoo import CLASSES, STEPS, data, make
 from onward.core import GradSink, KeyedDraws, Network, Recurrent, Scale
 from onward.core.errors import TopologyMismatch
 from onward.core.group import Group, Share
@@ -19,6 +17,8 @@ from onward.core.signal import Context
 from onward.neurons import LI, LIF, AdaptiveLIF
 from onward.rules import rules
 from onward.surrogates import Triangle
+from onward.testing.harness import OBJECTIVE, assert_close, bound, carried, held_bytes, teach
+from onward.testing.zoo import CLASSES, STEPS, data, make
 from onward.transforms.hlop import Hlop
 from onward.weights import standardize
 from reference import plain

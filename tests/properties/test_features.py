@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import Taught, assert_close, bound, relative, suited, teach
-from conformance.zoo import BATCH, CLASSES, RULES, STEPS, data, label, make
+from conformance.zoo import RULES
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, LearningRule, Network, PerStep, Recurrent
 from onward.core.errors import ObjectiveMismatch, ShapeError
 from onward.core.group import Share
@@ -17,6 +16,8 @@ from onward.distil import Features, Matched, Matching, Other
 from onward.distil.features import Mapped, Maps, Which
 from onward.neurons import LI, LIF, AdaptiveLIF, Rectifier
 from onward.rules import rules
+from onward.testing.harness import Taught, assert_close, bound, relative, suited, teach
+from onward.testing.zoo import BATCH, CLASSES, STEPS, data, label, make
 from reference.noted import Noted
 from reference.tiny import body, sequence_loss
 

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import relative
-from conformance.zoo import data, make
 from onward.core import CrossEntropy, GradSink, KeyedDraws, Network, PerStep, Static, run_sequence
 from onward.core.drawn import BLOCK, Drawn, Ray, names_of
 from onward.core.draws import Gaussian, Law, Rademacher
@@ -19,6 +17,8 @@ from onward.optim import Guided
 from onward.optim.query import orthonormal
 from onward.rules import rules
 from onward.rules.guided import Bent, GuidedRule, draw_inside
+from onward.testing.harness import relative
+from onward.testing.zoo import data, make
 from properties.weight_lab import flat, learn, stored
 
 WIDE = torch.float64

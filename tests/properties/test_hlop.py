@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conformance.harness import Spy, bound, relative, suited
 from onward.core import Frames, GradSink, KeyedDraws, Network, Static, evaluate, run_sequence
 from onward.core.interpret import evaluating
 from onward.core.synapse import effective, ops_of
 from onward.neurons import LIF
 from onward.optim import optimizers
+from onward.testing.harness import Spy, bound, relative, suited
 from onward.transforms import Hebbian, Projected, Spiking, Subspace, freeze_after_first, leakage
 from onward.transforms.evidence import Moment, Samples
 from onward.transforms.learners import Analogue

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.harness import Taught, bound, teach
 from onward.core import Frames, Network, Static
 from onward.rules import rules
 from onward.rules.ide import IDE
 from onward.solvers import Solution, Solver, solvers
 from onward.solvers.base import Search
+from onward.testing.harness import Taught, bound, teach
 from properties.equilibrium_lab import (
     NETWORKS,
     ByHand,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import same_bits, teach
 from onward.core import Feedback, Network, Static
 from onward.neurons import IF
+from onward.testing.harness import same_bits, teach
 from properties.equilibrium_lab import CLASSES, spikes_of
 
 

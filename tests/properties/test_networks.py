@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import Taught, teach
 from onward import Network
 from onward.core.attention import Attention
 from onward.models import Twin, models
 from onward.neurons import IF, LIF
+from onward.testing.harness import Taught, teach
 
 SMALL: list[tuple[str, dict]] = [
     ("spikformer", {"dim": 16}),

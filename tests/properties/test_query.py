@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import relative
-from conformance.zoo import data, make
 from onward._tensors import CheckpointError
 from onward.core import CrossEntropy, Frames, GradSink, KeyedDraws, Network, PerStep, run_sequence
 from onward.core.drawn import Ray, names_of
@@ -23,6 +21,8 @@ from onward.optim.meta_query import QueryLearner, QueryTrainer, Search, query_gr
 from onward.optim.query import scaled
 from onward.rules import rules
 from onward.rules.query import QueryRule
+from onward.testing.harness import relative
+from onward.testing.zoo import data, make
 from properties.learned_lab import wide
 from properties.weight_lab import flat, learn, stored
 from reference.learned import query, query_weights, weights

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import bound, teach
-from conformance.test_claims import held_by
 from onward.core import CrossEntropy, Feedback, Network, PerStep, Readout, Static
 from onward.core.errors import ObjectiveMismatch, OnwardError, TopologyMismatch
 from onward.core.objective import Max, Mean, Objective, Weighted
 from onward.neurons import IF, LIF, HardReset
 from onward.solvers import solvers
+from onward.testing.checks import held_by
+from onward.testing.harness import bound, teach
 from onward.train import Event, parse_tokens, train
 from onward.train.events import Warned
 from properties.equilibrium_lab import CLASSES, NETWORKS, dense_loop, integrates, objective, still, symmetric

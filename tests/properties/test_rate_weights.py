@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import teach
 from onward.core import Feedback, Network, Static
 from onward.core.synapse import effective
 from onward.neurons import IF
+from onward.testing.harness import teach
 from onward.weights import operator_norm, probed_norm, restrictions
 from properties.equilibrium_lab import CLASSES, still
 

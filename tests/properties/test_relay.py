@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import bound, relative, same_bits, teach
-from conformance.zoo import data, make
 from onward.core import Network
 from onward.core.errors import ConfigError
 from onward.core.synapse import effective
 from onward.credit.relay import Relay
 from onward.neurons import LIF
 from onward.rules import rules
+from onward.testing.harness import bound, relative, same_bits, teach
+from onward.testing.zoo import data, make
 
 HALF = {"name": "online", "temporal": "ottt", "local": "none"}
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance.harness import assert_close, relative, teach
-from conformance.zoo import BATCH, CLASSES, STEPS, data, make
 from onward.core import Network, Static
 from onward.data import ArrayDataset, Loader
 from onward.data.arrays import FramesLayout
 from onward.neurons import IF, LIF
+from onward.testing.harness import assert_close, relative, teach
+from onward.testing.zoo import BATCH, CLASSES, STEPS, data, make
 from onward.train.members import Members, members
 from reference import plain
 from reference.plain import Heaviside

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conformance.harness import bound, teach
 from onward.core import Feedback, Network, Static
 from onward.core.signal import dense
 from onward.neurons import IF
 from onward.rules.spide import SPIDE, Couples, CutWalk
+from onward.testing.harness import bound, teach
 from properties.equilibrium_lab import (
     CLASSES,
     NETWORKS,

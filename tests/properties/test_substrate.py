@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance.harness import bound, relative, teach
-from conformance.zoo import ZOO, data, make
 from onward.core import MSE, CrossEntropy, Frames, KeyedDraws, Mixed, PerStep, evaluate
 from onward.models import models
 from onward.neurons import LIF, neurons
 from onward.surrogates import ATan, FastSigmoid, Gaussian, QuasiClamp, Rectangle, Sigmoid, Surrogate, Triangle
+from onward.testing.harness import bound, relative, teach
+from onward.testing.zoo import ZOO, data, make
 from onward.weights import ACTIVATION_SCALE, standardize
 
 SURROGATES: list[tuple[Surrogate, float, float]] = [

@@ -10,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance.harness import OBJECTIVE, assert_close, bound, relative, same_bits, teach
-from conformance.test_claims import held_by
-from conformance.zoo import CLASSES, STEPS, data, make
 from onward.core import (
     Frames,
     GradSink,
@@ -36,6 +33,9 @@ from onward.kernels.rows import SparseRows
 from onward.models import models
 from onward.neurons import LIF, neurons
 from onward.rules.online import Online
+from onward.testing.checks import held_by
+from onward.testing.harness import OBJECTIVE, assert_close, bound, relative, same_bits, teach
+from onward.testing.zoo import CLASSES, STEPS, data, make
 from reference import dense, plain
 from reference.tiny import EXACT, as_dense, batch, body, named, step_loss, tiny
 

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import teach
-from conformance.zoo import data, make
 from onward.core import CrossEntropy, GradSink, KeyedDraws, Network, PerStep, Static, evaluate, run_sequence
 from onward.core.drawn import Drawn, Ray, descend, names_of
 from onward.core.errors import ConfigError, NonFiniteError
@@ -17,6 +15,8 @@ from onward.neurons import LIF
 from onward.optim import parameter_groups
 from onward.rules import rules
 from onward.rules.spsa import Antithetic, OnePoint, OneSided, Ranked, Residual, Stencil
+from onward.testing.harness import teach
+from onward.testing.zoo import data, make
 from onward.train.memory import Allocations
 from onward.train.replay import Note, replay
 from properties.weight_lab import (

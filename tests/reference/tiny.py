@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance.zoo import CLASSES, STEPS, make
 from onward.core import Network
 from onward.neurons import LIF
+from onward.testing.zoo import CLASSES, STEPS, make
 from reference import dense, plain
 
 EXACT = {"name": "online", "temporal": {"name": "ottt", "fidelity": "exact"}, "spatial": "bp"}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.harness import teach
 from onward import Network, Static
 from onward.core.errors import ConfigError, TopologyMismatch
 from onward.core.graph import Kind
 from onward.models import models
 from onward.neurons import IF, LIF, CubaLIF
+from onward.testing.harness import teach
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 BEFORE = {"name": "online", "temporal": "ottt", "spatial": {"name": "opzo", "position": "before"}}

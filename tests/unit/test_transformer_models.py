@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.harness import teach
 from onward import Network, Static
 from onward.core import KeyedDraws
 from onward.core.errors import ConfigError
@@ -18,6 +17,7 @@ from onward.core.interpret import shapes
 from onward.models import models
 from onward.models.thresholds import threshold_of
 from onward.neurons import LI, LIF, AdaptiveLIF
+from onward.testing.harness import teach
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 KINDS = ("spikformer", "spike-driven", "qkformer")

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
 
 from onward.cli.output import Json, console, emit
+from onward.data import Dataset
+from onward.energy.neurobench import Metrics
+from onward.energy.neurobench import neurobench as metrics_of
 from onward.export import file_subject
-from onward.train import Members, RunFolder, examine, members_of, subject_of
+from onward.train import Members, RunFolder, Subject, examine, members_of, subject_of
+from onward.train.folder import write_json
+from onward.train.launch import to_test
 from onward.train.source import evaluation_data
 
+METRICS = "metrics.json"
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
@@ -35,6 +42,9 @@ def evaluate(
     members: Annotated[
         bool, Parameter(negative="", help="Test every time step by itself, and the mean of the first of them.")
     ] = False,
+    neurobench: Annotated[
+        bool, Parameter(negative="", help="Write NeuroBench's metrics as metrics.json, beside the network.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Tests a network, packed or not; further --data.FIELD flags say how the data is read, as in `onward train`."""
@@ -53,7 +63,35 @@ def evaluate(
     if found is not None:
         out.print(_table(found))
         out.print(_closing(found), soft_wrap=True)
-    emit(json, {**asdict(result), **({} if found is None else {"members": {**asdict(found), "gain": found.gain}})})
+    told: dict[str, Any] = {} if found is None else {"members": {**asdict(found), "gain": found.gain}}
+    if neurobench:
+        metrics, place = neurobench_of(subject, samples, result.test_accuracy, device), _beside(run)
+        write_json(place, metrics)
+        out.print(_metrics(metrics))
+        out.print(f"NeuroBench's metrics are in {place}", soft_wrap=True)
+        told["neurobench"] = metrics
+    emit(json, {**asdict(result), **told})
+
+
+def neurobench_of(subject: Subject, samples: Dataset, accuracy: float, device: str) -> Metrics:
+    """NeuroBench's metrics of a network on data, of which ``accuracy`` percent is right."""
+    loader, chunk = to_test(subject, samples)
+    return metrics_of(subject.net, loader, accuracy / 100, device, chunk)
+
+
+def _beside(run: Path) -> Path:
+    """``metrics.json`` in a run's folder; beside a file, by its name."""
+    return run.with_name(f"{run.name}.{METRICS}") if run.is_file() else run / METRICS
+
+
+def _metrics(metrics: Metrics) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in metrics.items():
+        for part, number in value.items() if isinstance(value, Mapping) else [("", value)]:
+            table.add_row(f"{name} {part}".strip(), f"{number:,.4f}" if number < 1 else f"{number:,.0f}")
+    return table
 
 
 def _table(found: Members) -> Table:

@@ -21,15 +21,16 @@ GRAMMAR = (
 )
 
 
-def show_fields(console: Console, config: BaseModel, usage: str, purpose: str) -> None:
-    """Prints every field of ``config``: its flag, its value unless said otherwise, its meaning."""
+def show_fields(console: Console, config: BaseModel, usage: str, purpose: str, examples: str) -> None:
+    """Prints every field of ``config``: its flag, its value unless said otherwise, its meaning; then examples."""
     console.print(f"Usage: {usage}\n", markup=False)
     console.print(purpose)
     console.print(GRAMMAR + "\n", markup=False)
     listed = options(type(config), config.model_dump())
     for group, members in groupby(listed, key=_group):
         console.print(_section(group, list(members)))
-    console.print("--json  End standard output with one JSON object; progress goes to standard error.")
+    console.print("--json  End standard output with one JSON object; progress goes to standard error.\n")
+    console.print(examples, markup=False)
 
 
 def _group(option: Option) -> str:

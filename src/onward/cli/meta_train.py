@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 
-from onward.cli import INTERRUPTED
+from onward.cli import INTERRUPTED, examples
 from onward.cli.fields import show_fields
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import told
@@ -25,6 +25,7 @@ PURPOSE = (
     "Trains a learned optimiser on fresh networks; use it by onward train --optim lstm --optim.weights FILE. Data, "
     "network, neuron, rule and objective are those of onward train, and so are their flags."
 )
+EXAMPLES = examples("onward meta-train --rule bptt --model.hidden 20")
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 Help = Annotated[bool, Parameter(name=["--help", "-h"], negative="")]
@@ -36,7 +37,7 @@ def train(*tokens: Tokens, resume: Folder = None, force: Force = False, json: Js
     """Trains a learned optimiser as a recipe and flags describe it, or continues one that was cut short."""
     out = console(json)
     if help:
-        show_fields(out, MetaRecipe.parse(tokens).help(), USAGE, PURPOSE)
+        show_fields(out, MetaRecipe.parse(tokens).help(), USAGE, PURPOSE, EXAMPLES)
         return 0
     if several():
         raise ConfigError("onward meta-train works in one process; start it without torchrun")

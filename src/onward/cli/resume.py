@@ -12,10 +12,11 @@ from onward.cli import INTERRUPTED
 from onward.cli.output import Json, console, emit
 from onward.cli.progress import progress
 from onward.cli.report import show_page
-from onward.cli.train import closing
+from onward.cli.train import Logger, closing
 from onward.train import RunFolder
 from onward.train import resume as go_on
 from onward.train.grammar import with_flags
+from onward.train.log import logged
 from onward.train.ranks import group_of
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
@@ -27,13 +28,14 @@ def resume(
     /,
     *tokens: Tokens,
     force: Force = False,
+    log: Logger = None,
     json: Json = False,
 ) -> int:
     """Continues a run that was cut short, from its last checkpoint, as if nothing had happened."""
     device = with_flags(tokens, RunFolder.open(run).config()).device
     with group_of(device) as group:
         out = console(json, group.rank)
-        with progress(out) as on_event:
+        with progress(out) as shown, logged(log if group.rank == 0 else None, shown) as on_event:
             summary = go_on(run, tokens, force=force, on_event=on_event, group=group)
         out.print(closing(summary), soft_wrap=True)
         if group.rank == 0:

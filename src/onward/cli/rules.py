@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from shlex import join
 from typing import Annotated, Any
 
@@ -12,27 +13,36 @@ from rich.padding import Padding
 
 from onward.cli.output import Json, console, emit
 from onward.core.errors import UnknownName
-from onward.core.registry import Entry, Registry
+from onward.core.registry import OWN, Entry, Registry
 from onward.core.rule import LearningRule
 from onward.credit import locals_, spatials, temporals
 from onward.data.streams import streams
+from onward.explain.equations import entries as made_of
 from onward.rules import rules as registry
 from onward.train.grammar import brought_flags
 from onward.transforms import transforms
+from onward.works import cited
 
 UNKNOWN = "not stated"
 
 
 def rules(
-    name: Annotated[str | None, Parameter(help="Of this name alone; default: all.")] = None,
-    /,
-    *,
+    *name: Annotated[str, Parameter(help="Of these names alone; default: all.")],
+    cite: Annotated[
+        bool, Parameter(negative="", help="Print BibTeX of where they, and what they are made of, come from.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Lists every learning rule, every choice of the credit grid, and what tasks that follow one another are kept by:
-    meaning, needs, source, what it brings."""
+    meaning, needs, source, what it brings. Or prints BibTeX of their sources."""
     out = console(json)
-    listed = _listed(name)
+    chosen = _chosen(name)
+    if cite:
+        found = cited(_entries(chosen))
+        out.print("\n\n".join(found), markup=False, soft_wrap=True)
+        emit(json, {"bibtex": found})
+        return
+    listed = {kind: [_line(kind, name) for name in names] for kind, names in chosen.items()}
     for title, lines in listed.items():
         out.print(f"[bold]{title}[/bold]")
         for line in lines:
@@ -48,13 +58,29 @@ TASKS: dict[str, Registry] = {"transform": transforms, "stream": streams}
 PLAIN = {"name": "online", "temporal": "sltt", "spatial": "dfa", "local": "none"}
 
 
-def _listed(name: str | None) -> dict[str, list[dict[str, Any]]]:
-    """What is told, by kind: of everything, or of what is called ``name``; raises `UnknownName`."""
-    known = {"rules": registry.names(), **{kind: found.names() for kind, found in {**GRID, **TASKS}.items()}}
-    chosen = known if name is None else {kind: [name] for kind, names in known.items() if name in names}
-    if not chosen:
-        raise UnknownName("rule", str(name), set().union(*known.values()))
-    return {kind: [_line(kind, name) for name in names] for kind, names in chosen.items()}
+def known() -> dict[str, list[str]]:
+    """Every name by kind."""
+    return {"rules": registry.names(), **{kind: found.names() for kind, found in {**GRID, **TASKS}.items()}}
+
+
+def _chosen(wanted: tuple[str, ...]) -> dict[str, list[str]]:
+    """Names by kind: all of them, or those ``wanted``; raises `UnknownName`."""
+    everything = set().union(*known().values())
+    for name in wanted:
+        if name not in everything:
+            raise UnknownName("rule", name, everything)
+    chosen = {kind: [name for name in names if name in wanted] for kind, names in known().items()}
+    return {kind: names for kind, names in chosen.items() if names} if wanted else known()
+
+
+def _entries(chosen: Mapping[str, Sequence[str]]) -> Iterator[Entry]:
+    """What the registries say of them; of a rule, and of the choices it is made of."""
+    for kind, names in chosen.items():
+        for name in names:
+            if kind == "rules":
+                yield from (entry for _, entry in made_of(registry.parse(name)))
+            else:
+                yield {**GRID, **TASKS}[kind].entry(name)
 
 
 def _line(kind: str, name: str) -> dict[str, Any]:
@@ -80,7 +106,7 @@ def _described(entry: Entry, rule: LearningRule) -> dict[str, Any]:
 
 def _told(entry: Entry) -> dict[str, Any]:
     facts = {key: entry.facts.get(key, UNKNOWN) for key in ("paper", "published", "inferred")}
-    return {"name": entry.name, "meaning": entry.summary, **facts}
+    return {"name": entry.name, "meaning": entry.summary, "origin": entry.origin, **facts}
 
 
 def _show(out: Console, line: dict[str, Any]) -> None:
@@ -88,6 +114,8 @@ def _show(out: Console, line: dict[str, Any]) -> None:
     source = f"Paper: {line['paper']}. Published: {line['published']}. Inferred: {line['inferred']}."
     if "memory" in line or line["paper"] != UNKNOWN:
         out.print(Padding(escape(_needs(line) + source), (0, 0, 0, 6)))
+    if line["origin"] != OWN:
+        out.print(Padding(escape(f"From the plug-in {line['origin']}."), (0, 0, 0, 6)))
     if line.get("brings"):
         out.print(escape(f"      Brings, unless you say otherwise: {line['brings']}"), soft_wrap=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from onward.comparison.markdown import as_table
 from onward.comparison.reproduction import HOLDS, Reproduction, costs_of, table_of
 from onward.credit import locals_, spatials, temporals
 from onward.credit.opzo import OPZOOptions
@@ -62,13 +63,13 @@ def index(reproductions: Iterable[Reproduction]) -> str:
     known = list(reproductions)
     run = [one for one in known if one.found]
     missed = [one for one in run if "not reached" in one.verdict]
-    parts = [HEAD, _table(("recipe", "what", "verdict"), ((_link(one), one.title, one.verdict) for one in run))]
+    parts = [HEAD, as_table(("recipe", "what", "verdict"), ((_link(one), one.title, one.verdict) for one in run))]
     parts.append(f"Not run yet: {', '.join(f'`{one.name}`' for one in known if not one.found) or 'none'}.\n")
     if missed:
         parts.append("What was not reached: " + "; ".join(_misses(one) for one in missed) + ".\n")
     parts += [*_side_by_side(run), *map(_section, run)]
-    parts += [INFERRED, OPZO, _table(("choice", "publication", "here"), provenance()), "### Rules\n"]
-    parts.append(_table(("name", "publication", "published", "inferred"), _rules()))
+    parts += [INFERRED, OPZO, as_table(("choice", "publication", "here"), provenance()), "### Rules\n"]
+    parts.append(as_table(("name", "publication", "published", "inferred"), _rules()))
     return "\n".join(parts)
 
 
@@ -80,7 +81,7 @@ def _side_by_side(run: Sequence[Reproduction]) -> Iterator[str]:
         shared = [label for label in labels if sum(label in one.found for one in ones) > 1]
         rows = ([label, *(one.found[label].told if label in one.found else "" for one in ones)] for label in shared)
         yield f"## {table}\n"
-        yield _table(("row", *map(_link, ones)), rows)
+        yield as_table(("row", *map(_link, ones)), rows)
 
 
 def _rules() -> Iterator[tuple[str, ...]]:
@@ -104,23 +105,16 @@ def _section(one: Reproduction) -> str:
     facts = [
         f"## {one.name}\n\n{one.title}. Run it: `{command or f'onward reproduce {one.name}'}`.\n",
         f"Published: {one.published}.\n\nMust come out: {one.must}. Verdict: **{one.verdict}**.\n",
-        _table(("row", "published", "ours", "settings"), ((a, b, c, d and f"`{d}`") for a, b, c, d in table_of(one))),
+        as_table(("row", "published", "ours", "settings"), ((a, b, c, d and f"`{d}`") for a, b, c, d in table_of(one))),
     ]
     took = costs_of(one)
     if took:
-        facts.append(_table(took[0], took[1:]))
+        facts.append(as_table(took[0], took[1:]))
     if one.checks:
-        facts.append(_table(("check", "verdict"), ((check.says, check.verdict(one.found)) for check in one.checks)))
+        facts.append(as_table(("check", "verdict"), ((check.says, check.verdict(one.found)) for check in one.checks)))
     dates = sorted({found.date for found in one.found.values()})
     machines = sorted({found.machine for found in one.found.values()})
     facts.append(f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}; {'; '.join(machines)}.\n")
     missing = [row.label for row in one.rows if not any(label.startswith(row.label) for label in one.found)]
     facts += [f"Rows not run: {', '.join(missing)}.\n"] * bool(missing)
     return "\n".join([*facts, *(f"{note}\n" for note in one.notes)])
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return (
-        "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
-    )

@@ -22,7 +22,10 @@ MEASURES = {"accuracies": "%", "backward": "points of BWT", "last": "mean of the
 
 @dataclass(frozen=True)
 class Found:
-    """What one row came to: values by measure, one a seed (of ``last``, the mean alone), and what it took."""
+    """What one row came to: values by measure, one a seed (of ``last``, the mean alone), and what it took.
+
+    ``costs`` are of a whole training, ``update`` of one update: ``time`` beside the first row's, and peak ``mib``.
+    """
 
     label: str
     seeds: tuple[int, ...]
@@ -30,6 +33,7 @@ class Found:
     date: str = ""
     machine: str = ""
     costs: Mapping[str, float] = field(default_factory=dict)
+    update: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, measure: str) -> float | None:
         """The mean over seeds."""
@@ -154,7 +158,15 @@ def _recorded(result: Mapping[str, Any]) -> Found:
     last = {"last": (result["last"],)} if "last" in result else {}
     told = {name: tuple(given) for name, given in values.items() if given}
     costs = {name: float(value) for name, value in result.get("costs", {}).items()}
-    return Found(result["label"], tuple(result["seeds"]), {**told, **last}, result["date"], result["machine"], costs)
+    return Found(
+        result["label"],
+        tuple(result["seeds"]),
+        {**told, **last},
+        result["date"],
+        result["machine"],
+        costs,
+        {name: float(value) for name, value in result.get("update", {}).items()},
+    )
 
 
 def fresh(lines: Sequence[Line]) -> dict[str, Found]:

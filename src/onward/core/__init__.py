@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onward.core.run import Outcome, Rates, active, evaluate, run_sequence
     from onward.core.sequence import Events, Frames, Sequence, Static
     from onward.core.sink import GradSink, Sink
+    from onward.core.stepper import Stepper
 
 _HOMES = {
     "onward.core.draws": "Draws KeyedDraws RecordedDraws",
@@ -29,6 +30,7 @@ _HOMES = {
     "onward.core.run": "Outcome Rates active evaluate run_sequence",
     "onward.core.sequence": "Events Frames Sequence Static",
     "onward.core.sink": "GradSink Sink",
+    "onward.core.stepper": "Stepper",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Shift",
     "Sink",
     "Static",
+    "Stepper",
     "Tile",
     "Traits",
     "active",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from onward.core.errors import ConfigError, UnknownName
 
 T = TypeVar("T")
+OWN = "onward"
+_ORIGIN: ContextVar[str] = ContextVar("origin", default=OWN)
+
+
+@contextmanager
+def registering(origin: str) -> Iterator[None]:
+    """What is registered inside comes from ``origin``, such as a distribution and its version."""
+    token = _ORIGIN.set(origin)
+    try:
+        yield
+    finally:
+        _ORIGIN.reset(token)
 
 
 class Choice(BaseModel):
@@ -23,7 +37,10 @@ class Choice(BaseModel):
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """What a registry knows about one name; ``brings`` are defaults for other sections of a configuration."""
+    """What a registry knows about one name; ``brings`` are defaults for other sections of a configuration.
+
+    ``origin`` says who registered it: Onward itself, or the distribution of a plug-in.
+    """
 
     name: str
     config: type[Choice]
@@ -32,6 +49,7 @@ class Entry(Generic[T]):
     defaults: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     brings: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = OWN
 
     def parse(self, options: Mapping[str, Any]) -> Choice:
         """The entry's options, its own defaults overlaid with ``options`` (nested mappings merge)."""
@@ -73,10 +91,12 @@ class Registry(Generic[T]):
         ``{"neuron": {"name": "if", "threshold": 2.0}, "train": {"steps": 30}}``; whatever a user says wins over it.
         """
         if name in self._entries:
-            raise ConfigError(f"the {self.kind} {name!r} is registered twice")
+            first = self._entries[name].origin
+            raise ConfigError(f"the {self.kind} {name!r} is registered twice: by {first}, and by {_ORIGIN.get()}")
         if self.kind in (brings or {}):
             raise ConfigError(f"the {self.kind} {name!r} brings options of a {self.kind}; give its own as defaults")
-        self._entries[name] = Entry(name, config, build, summary, defaults or {}, facts or {}, brings or {})
+        told = (defaults or {}, facts or {}, brings or {})
+        self._entries[name] = Entry(name, config, build, summary, *told, _ORIGIN.get())
 
     def names(self) -> list[str]:
         """All names, sorted."""

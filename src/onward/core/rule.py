@@ -159,9 +159,13 @@ class LearningRule(nn.Module, ABC):
         self.allocate(net, sample, draws)
         self._bound, self.features = weakref.ref(net), sample.features
 
+    def bound_to(self, net: Network) -> bool:
+        """Whether it was bound to this network."""
+        return self._bound is not None and self._bound() is net
+
     def check(self, net: Network, x: Sequence, chunk: int) -> None:
         """Raises `NotBound`, `ShapeError` or `TopologyMismatch` when a sequence does not fit what was bound."""
-        if self._bound is None or self._bound() is not net:
+        if not self.bound_to(net):
             raise NotBound(
                 f"{type(self).__name__} is not bound to this network; call rule.bind(net, objective, sample, draws)"
             )

@@ -85,6 +85,9 @@ class Perturbed:
         return self.sum
 
 
+ENDLESS = 2**62
+"""The number of steps of a stream that has no end."""
+
 Chunk = Tensor | SparseRows | Perturbed
 """What a node sends: a tensor ``[K, B, ...]``, or something that can become one (`dense`)."""
 

@@ -125,7 +125,7 @@ spatials.register(
     lambda choice: DKP(choice.scale),
     "direct feedback through matrices learned like the readout",
     facts={
-        "paper": "Kolen & Pollack 1994; Nokland 2020",
+        "paper": "Kolen & Pollack 1994; Webster et al. 2020",
         "published": "idea",
         "inferred": "update of B",
         "equation": "g^l[t] = B^l e[t],    dL/dB^l = sum_t a^l[t] e[t]^T",

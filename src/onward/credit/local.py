@@ -187,7 +187,7 @@ class IntermediateOptions(LocalOptions):
 
 
 _FACTS = {
-    "paper": "Xiao et al. 2024 (OPZO)",
+    "paper": "Xiao et al. 2024 (ICLR 2026)",
     "published": "idea and results",
     "inferred": "weight, pooling, position",
 }

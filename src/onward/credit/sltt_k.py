@@ -14,7 +14,7 @@ from pydantic import Field
 from onward.core.draws import Key
 from onward.core.errors import TopologyMismatch
 from onward.core.registry import Choice
-from onward.core.signal import Context
+from onward.core.signal import ENDLESS, Context
 from onward.credit.base import temporals
 from onward.credit.sltt import Instantaneous
 
@@ -29,7 +29,12 @@ class SLTTK(Instantaneous):
         self.k, self.rescale = k, rescale
 
     def chosen(self, context: Context) -> set[int]:
-        """The steps of this mini-batch that take part; raises `TopologyMismatch` when K > T."""
+        """The steps of this mini-batch that take part; raises `TopologyMismatch` when K > T, or T is not known."""
+        if context.steps == ENDLESS:
+            raise TopologyMismatch(
+                "SLTT-K draws K of T steps beforehand, and a stream without an end has no T; say how many steps a "
+                "sequence has (steps), or choose temporal credit 'sltt'"
+            )
         if not 1 <= self.k <= context.steps:
             raise TopologyMismatch(
                 f"SLTT-K was asked for K = {self.k} of T = {context.steps} steps; expected 1 <= K <= T: "

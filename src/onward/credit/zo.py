@@ -64,5 +64,9 @@ spatials.register(
     PerturbationOptions,
     lambda choice: SinglePoint(choice.perturbation()),
     "single-point zeroth order: per-sample loss times noise",
-    facts={"paper": "baseline of Xiao et al. 2024", "published": "results", "inferred": "noise as OPZO's"},
+    facts={
+        "paper": "Xiao et al. 2024 (ICLR 2026)",
+        "published": "results, as a baseline",
+        "inferred": "noise as OPZO's",
+    },
 )

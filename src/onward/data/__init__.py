@@ -15,6 +15,7 @@ from onward.data.binning import (
 from onward.data.catalogue import Listing, Obtained, augmentation, datasets, listing, load, obtain, open_file
 from onward.data.dataset import Batch, Dataset, Split, Subset, spread
 from onward.data.event_changes import DropAny, DropArea, DropEvents, DropTime, EventShift
+from onward.data.foreign_events import from_events
 from onward.data.image_folder import RandomWindow
 from onward.data.loader import Augment, Loader
 from onward.data.raw import Raw
@@ -57,6 +58,7 @@ __all__ = [
     "augmentation",
     "datasets",
     "event_dataset",
+    "from_events",
     "from_torch",
     "listing",
     "load",

@@ -18,7 +18,7 @@ PARTS = ("train", "t10k")
 
 def hashes(folder: Path = FOLDER) -> dict[str, str]:
     """SHA-256 by file name, from ``SHA256SUMS``: each compressed file and the IDX file inside it."""
-    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 

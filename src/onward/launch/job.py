@@ -22,6 +22,8 @@ SOURCES = str(Path(onward.__file__).parents[1])
 INTERRUPTED = 130
 MOST_LETTERS = 600
 """Of what a failed job said last."""
+FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
+"""Signals that end a job through no fault of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to: the object that it said last, or in words why there is none."""
+    """What a job came to: the object that it said last, or in words why there is none.
+
+    An ``interrupted`` job was ended from outside; run again, it goes on.
+    """
 
     name: str
     answer: Mapping[str, Any] | None = None
@@ -58,6 +63,14 @@ class Launcher(Protocol):
 
     def next(self) -> Outcome:
         """Waits for the next job to end; a job that fails is an outcome too, and never an exception."""
+        ...
+
+    def poll(self, seconds: float) -> Outcome | None:
+        """Waits for the next job to end, but no longer than so many seconds; None where none has ended."""
+        ...
+
+    def stop(self, name: str) -> None:
+        """Ends a job, which `next` or `poll` hands back as interrupted; does nothing where it has ended."""
         ...
 
     def close(self) -> None:
@@ -106,7 +119,7 @@ def _outcome(name: str, code: int, said: str, complained: str) -> Outcome:
     if code == INTERRUPTED:
         return Outcome(name, problem="interrupted", interrupted=True)
     if code < 0:
-        return Outcome(name, problem=f"ended by {_signal(-code)}", interrupted=-code == signal.SIGTERM)
+        return Outcome(name, problem=f"ended by {_signal(-code)}", interrupted=-code in FROM_OUTSIDE)
     if code:
         return Outcome(name, problem=complained.strip()[-MOST_LETTERS:] or f"ended with exit status {code}")
     try:

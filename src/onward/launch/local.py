@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 from onward.core.errors import ConfigError
@@ -31,10 +31,22 @@ class Local:
 
     def next(self) -> Outcome:
         """See `Launcher.next`."""
-        outcome = self._ended.get()
-        del self._running[outcome.name]
-        self._fill()
-        return outcome
+        return self._take(self._ended.get())
+
+    def poll(self, seconds: float) -> Outcome | None:
+        """See `Launcher.poll`."""
+        try:
+            return self._take(self._ended.get(timeout=seconds))
+        except Empty:
+            return None
+
+    def stop(self, name: str) -> None:
+        """See `Launcher.stop`."""
+        for job in [job for job in self._waiting if job.name == name]:
+            self._waiting.remove(job)
+            self._ended.put(Outcome(name, problem="interrupted", interrupted=True))
+        if name in self._running:
+            self._running[name].stop()
 
     def close(self) -> None:
         """See `Launcher.close`; waits until every job has ended."""
@@ -43,6 +55,11 @@ class Local:
             process.stop()
         while self._running:
             self.next()
+
+    def _take(self, outcome: Outcome) -> Outcome:
+        self._running.pop(outcome.name, None)
+        self._fill()
+        return outcome
 
     def _fill(self) -> None:
         while self._waiting and self._fits(self._waiting[0]):

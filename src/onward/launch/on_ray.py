@@ -28,6 +28,7 @@ class OnRay:
             self.ray.init(log_to_driver=False)
         self._remote: Any = self.ray.remote(perform)
         self._names: dict[Any, str] = {}
+        self._stopped = set[str]()
 
     def start(self, job: Job) -> None:
         """See `Launcher.start`."""
@@ -37,11 +38,27 @@ class OnRay:
     def next(self) -> Outcome:
         """See `Launcher.next`."""
         (ended,), _ = self.ray.wait(list(self._names), num_returns=1)
+        return self._take(ended)
+
+    def poll(self, seconds: float) -> Outcome | None:
+        """See `Launcher.poll`."""
+        ended, _ = self.ray.wait(list(self._names), num_returns=1, timeout=seconds)
+        return self._take(ended[0]) if ended else None
+
+    def stop(self, name: str) -> None:
+        """See `Launcher.stop`; the job ends at once, and keeps its last checkpoint."""
+        for waited_for, called in self._names.items():
+            if called == name:
+                self._stopped.add(name)
+                self.ray.cancel(waited_for, force=True)
+
+    def _take(self, ended: Any) -> Outcome:
         name = self._names.pop(ended)
         try:
             return self.ray.get(ended)
         except self.ray.exceptions.RayError as error:
-            return Outcome(name, problem=f"Ray: {str(error).strip().splitlines()[0]}")
+            stopped = name in self._stopped
+            return Outcome(name, problem=f"Ray: {str(error).strip().splitlines()[0]}", interrupted=stopped)
 
     def close(self) -> None:
         """See `Launcher.close`; jobs end at once, and keep their last checkpoint."""

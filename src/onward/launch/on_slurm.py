@@ -41,6 +41,7 @@ class OnSlurm:
         except (AssertionError, NameError, RuntimeError) as error:
             raise ConfigError(f"--launcher slurm: {str(error).splitlines()[0]}") from None
         self._jobs: dict[str, Any] = {}
+        self._stopped = set[str]()
 
     def start(self, job: Job) -> None:
         """See `Launcher.start`."""
@@ -49,12 +50,24 @@ class OnSlurm:
 
     def next(self) -> Outcome:
         """See `Launcher.next`."""
-        while True:
-            for name, submitted in self._jobs.items():
-                if submitted.done():
-                    del self._jobs[name]
-                    return self._outcome(name, submitted)
-            sleep(self.poll_seconds)
+        while (outcome := self.poll(self.poll_seconds)) is None:
+            pass
+        return outcome
+
+    def poll(self, seconds: float) -> Outcome | None:
+        """See `Launcher.poll`; Slurm is asked once, and then slept."""
+        for name, submitted in self._jobs.items():
+            if submitted.done():
+                del self._jobs[name]
+                return self._outcome(name, submitted)
+        sleep(seconds)
+        return None
+
+    def stop(self, name: str) -> None:
+        """See `Launcher.stop`."""
+        if name in self._jobs:
+            self._stopped.add(name)
+            self._jobs[name].cancel()
 
     def close(self) -> None:
         """See `Launcher.close`."""
@@ -64,7 +77,9 @@ class OnSlurm:
 
     def _outcome(self, name: str, submitted: Any) -> Outcome:
         error = submitted.exception()
-        return submitted.result() if error is None else Outcome(name, problem=f"Slurm: {str(error).splitlines()[0]}")
+        if error is None:
+            return submitted.result()
+        return Outcome(name, problem=f"Slurm: {str(error).splitlines()[0]}", interrupted=name in self._stopped)
 
 
 class Performance:

@@ -43,7 +43,7 @@ class Reset(ABC):
 
     @abstractmethod
     def charge(self, threshold: Tensor | float) -> Tensor | float | None:
-        """The charge that a spike takes, whatever the potential; None where it takes all."""
+        """The charge that a spike takes, whatever the potential; None where it takes all, or nothing."""
 
     @abstractmethod
     def after_spike(self, threshold: float) -> tuple[bool, float]:
@@ -52,7 +52,7 @@ class Reset(ABC):
 
 @dataclass(frozen=True)
 class SoftReset(Reset):
-    """V = H - scale * theta * s. ``scale`` 1 conserves charge; 1/leak is the reset that comes one step late."""
+    """V = H - scale * theta * s. ``scale`` 1 conserves charge, 1/leak is the reset that comes one step late, 0 none."""
 
     scale: float = 1.0
 
@@ -72,7 +72,7 @@ class SoftReset(Reset):
 
     def charge(self, threshold: Tensor | float) -> Tensor | float | None:
         """See `Reset.charge`."""
-        return self.scale * threshold
+        return self.scale * threshold if self.scale else None
 
     def after_spike(self, threshold: float) -> tuple[bool, float]:
         """See `Reset.after_spike`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
+from onward.core.plugins import load_plugins
 from onward.rules.registry import RuleChoice, rules
 
 __all__ = ["RuleChoice", "build", "rules"]
@@ -16,8 +16,7 @@ build = rules.build
 def _discover() -> None:
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    for entry in entry_points(group="onward.rules"):
-        entry.load()
+    load_plugins("onward.rules")
 
 
 _discover()

@@ -40,9 +40,10 @@ from onward.core.interpret import Record, run_walk, shapes
 from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
-from onward.core.rule import Holds, LearningRule, Lesson, Traits
+from onward.core.rule import Holds, Lesson, Traits
 from onward.core.sequence import Sequence
-from onward.core.signal import Carry, dense
+from onward.core.signal import ENDLESS, Carry, dense
+from onward.core.stepwise import Ran, Stepwise
 from onward.core.synapse import effective
 from onward.core.trace import Presynaptic
 from onward.credit.base import Credit, Head, Spatial
@@ -56,7 +57,7 @@ from onward.kernels.rows import SparseRows
 from onward.rules.registry import NormScope, norms_of, rules
 
 
-class EProp(LearningRule):
+class EProp(Stepwise):
     """See the module's docstring; ``feedback`` is what brings errors to layers, as in the credit grid."""
 
     def __init__(self, feedback: Spatial, norms: Norms | None = None, rates: Rates | None = None):
@@ -79,6 +80,11 @@ class EProp(LearningRule):
 
     def allocate(self, net: Network, sample: Sequence, draws: Draws) -> None:
         """See `LearningRule.allocate`; raises `TopologyMismatch` where a weight needs an eligibility and has none."""
+        if self.rates is not None and sample.steps == ENDLESS:
+            raise TopologyMismatch(
+                "eprop regularises the mean rates of a sequence, and a stream without an end has none; say how many "
+                "steps a sequence has (steps), or set rule.c-reg to 0"
+            )
         sizes = shapes(net, sample, draws)
         self._port, self._kappa = output_port(net, sizes), _readout_leak(net)
         check_paths(net, self.feedback.crosses_spikes)
@@ -92,36 +98,21 @@ class EProp(LearningRule):
         """See `LearningRule.begin`."""
         self.feedback.begin(lesson.context, lesson.sink)
 
-    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
-        """See `LearningRule.step`."""
-        with torch.enable_grad():
-            walk = CreditWalk(lesson.net, lesson.carry, lesson.context, lesson.sink.params, self.feedback, self.norms)
-            run_walk(walk, x)
-        lesson.saw(walk.record)
-        with torch.no_grad():
-            self._learn(lesson, walk.record)
-        return walk.record.out.detach()
+    @torch.enable_grad()
+    def advance(self, lesson: Lesson, x: Tensor | SparseRows, takes_part: bool) -> Ran:
+        """See `Stepwise.advance`: every step takes part."""
+        before = lesson.carry.copy()
+        walk = CreditWalk(lesson.net, lesson.carry, lesson.context, lesson.sink.params, self.feedback, self.norms)
+        run_walk(walk, x)
+        return Ran(walk.record, before, x, takes_part)
 
-    def finish(self, lesson: Lesson) -> None:
-        """See `LearningRule.finish`."""
-        self.feedback.finish(lesson.carry, lesson.sink)
+    @torch.no_grad()
+    def credit(self, lesson: Lesson, ran: Ran) -> None:
+        """See `Stepwise.credit`.
 
-    def holds(self, net: Network, steps: range) -> Holds:
-        """See `LearningRule.holds`."""
-        traced = frozenset(node.index for node in net.synapses if self.memory.traces(net, node))
-        numbers = [
-            fed.node.index
-            for index, found in self._weighed.items()
-            for fed in found
-            for _ in range(bool(self._kappa) + (adaptation_of(net.nodes[index]) is not None))
-        ]
-        fed = [fed.node.module for found in self._weighed.values() for fed in found] if self.rates else []
-        sums = sum(parameter.nbytes for module in fed for parameter in effective(module).values())
-        return Holds(credits=1, traced=traced, eligible=tuple(numbers), sums=sums)
-
-    def _learn(self, lesson: Lesson, record: Record) -> None:
-        """Deposits where eligibilities are outer products; elsewhere what each weight's own makes of the signals."""
-        net, carry = lesson.net, lesson.carry
+        Deposits where eligibilities are outer products; elsewhere what each weight's own makes of the signals.
+        """
+        net, carry, record = lesson.net, lesson.carry, ran.record
         head, more = self._head(lesson, record), record.steps.stop < lesson.context.steps
         pres = {i: self.memory.pre(net, net.nodes[i], pre, carry, more) for i, pre in record.pres.items()}
         signals, inside = self._signals(record, head), self._inside(lesson, record)
@@ -141,6 +132,23 @@ class EProp(LearningRule):
                 if fed.node.index in pres:
                     self._weigh(lesson, record, net.nodes[index], fed, pres[fed.node.index], told)
         self.feedback.learn(record, [head], lambda node: self._spike_trace(lesson, record, node), lesson.sink)
+
+    def finish(self, lesson: Lesson) -> None:
+        """See `LearningRule.finish`."""
+        self.feedback.finish(lesson.carry, lesson.sink)
+
+    def holds(self, net: Network, steps: range) -> Holds:
+        """See `LearningRule.holds`."""
+        traced = frozenset(node.index for node in net.synapses if self.memory.traces(net, node))
+        numbers = [
+            fed.node.index
+            for index, found in self._weighed.items()
+            for fed in found
+            for _ in range(bool(self._kappa) + (adaptation_of(net.nodes[index]) is not None))
+        ]
+        fed = [fed.node.module for found in self._weighed.values() for fed in found] if self.rates else []
+        sums = sum(parameter.nbytes for module in fed for parameter in effective(module).values())
+        return Holds(credits=1, traced=traced, eligible=tuple(numbers), sums=sums)
 
     def _head(self, lesson: Lesson, record: Record) -> Head:
         """The network's output as a port."""

@@ -27,9 +27,10 @@ from onward.core.interpret import Record, frozen_statistics, run_walk, shapes
 from onward.core.network import Network
 from onward.core.norms import Norms, PerStep
 from onward.core.registry import Choice
-from onward.core.rule import Holds, LearningRule, Lesson, Traits
+from onward.core.rule import Holds, Lesson, Traits
 from onward.core.sequence import Sequence
 from onward.core.signal import Carry, Context
+from onward.core.stepwise import Ran, Stepwise
 from onward.core.trace import Presynaptic
 from onward.credit import locals_, spatials, temporals
 from onward.credit.base import (
@@ -48,7 +49,7 @@ from onward.kernels.scan import shift
 from onward.rules.registry import NormScope, norms_of, rules
 
 
-class Online(LearningRule):
+class Online(Stepwise):
     """One cell of the credit grid; see the module's docstring.
 
     ``error_delay`` lets hidden layers receive the error that many steps late, paired with the traces of then.
@@ -108,12 +109,31 @@ class Online(LearningRule):
         """See `LearningRule.begin`."""
         self.spatial.begin(lesson.context, lesson.sink)
 
-    def step(self, lesson: Lesson, x: Tensor | SparseRows) -> Tensor:
-        """See `LearningRule.step`."""
-        start = lesson.carry.step
-        runs = self.runs(start, start + len(x), lesson.context)
-        outs = [self._run(lesson, x[first - start : stop - start], part) for first, stop, part in runs]
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
+    def advance(self, lesson: Lesson, x: Tensor | SparseRows, takes_part: bool) -> Ran:
+        """See `Stepwise.advance`."""
+        before = lesson.carry.copy()
+        with torch.set_grad_enabled(takes_part):
+            return Ran(self._walk(lesson, lesson.carry, x), before, x, takes_part)
+
+    @torch.no_grad()
+    def credit(self, lesson: Lesson, ran: Ran) -> None:
+        """See `Stepwise.credit`."""
+        record = ran.record
+        heads = [self._head(lesson, record), *self.local.heads(record, lesson.y, lesson.objective)]
+        more = record.steps.stop < lesson.context.steps
+        pres = {
+            i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry, more)
+            for i, pre in record.pres.items()
+        }
+        inside = self._inside(lesson, record)
+        if self.spatial.observes_first:
+            self._observe(lesson, ran, heads)
+        if ran.takes_part and self.spatial.teaches():
+            self._deposit(lesson, record, pres, heads, inside)
+        if not self.spatial.observes_first:
+            self._observe(lesson, ran, heads)
+        if self.every_step:
+            self.spatial.finish(lesson.carry, lesson.sink)
 
     def runs(self, start: int, stop: int, context: Context) -> Iterator[tuple[int, int, bool]]:
         """See `LearningRule.runs`: the temporal choice says."""
@@ -142,34 +162,8 @@ class Online(LearningRule):
         """See `LearningRule.warnings`."""
         return [*self._cautions, *self.spatial.remarks()]
 
-    def _run(self, lesson: Lesson, x: Tensor | SparseRows, takes_part: bool) -> Tensor:
-        """A run of steps that all take part in credit, or that all do not."""
-        before = lesson.carry.copy()
-        with torch.set_grad_enabled(takes_part):
-            record = self._walk(lesson, lesson.carry, x)
-        lesson.saw(record)
-        with torch.no_grad():
-            heads = [self._head(lesson, record), *self.local.heads(record, lesson.y, lesson.objective)]
-            more = record.steps.stop < lesson.context.steps
-            pres = {
-                i: self.temporal.pre(lesson.net, lesson.net.nodes[i], pre, lesson.carry, more)
-                for i, pre in record.pres.items()
-            }
-            inside = self._inside(lesson, record)
-            if self.spatial.observes_first:
-                self._observe(lesson, record, heads, before, x)
-            if takes_part and self.spatial.teaches():
-                self._deposit(lesson, record, pres, heads, inside)
-            if not self.spatial.observes_first:
-                self._observe(lesson, record, heads, before, x)
-            if self.every_step:
-                self.spatial.finish(lesson.carry, lesson.sink)
-        return record.out.detach()
-
-    def _observe(
-        self, lesson: Lesson, record: Record, heads: list[Head], before: Carry, x: Tensor | SparseRows
-    ) -> None:
-        self.spatial.observe(record, heads, lesson.carry, lambda: self._again(lesson, before, x))
+    def _observe(self, lesson: Lesson, ran: Ran, heads: list[Head]) -> None:
+        self.spatial.observe(ran.record, heads, lesson.carry, lambda: self._again(lesson, ran.before, ran.x))
 
     def _walk(self, lesson: Lesson, carry: Carry, x: Tensor | SparseRows) -> Record:
         walk = CreditWalk(lesson.net, carry, lesson.context, lesson.sink.params, self.spatial, self.norms)

@@ -82,7 +82,7 @@ preset(
     "OTTT's traces with direct feedback learned like the readout",
     temporal=_OTTT,
     spatial={"name": "dkp"},
-    paper="Kolen & Pollack 1994; Nokland 2020",
+    paper="Kolen & Pollack 1994; Webster et al. 2020",
     published=f"results in {_XIAO}",
     inferred="update of B",
 )

@@ -7,7 +7,7 @@ the mini-batch at hand, and k runs over the last mini-batches, whose differences
 samples and of earlier weights. Entries beyond the first ``rows`` samples are not remembered. Not divided by the number
 of entries: the step grows with the window. Two forward passes a mini-batch, no backward pass; memory of inference, of
 the largest layer, and ``window x rows x m`` numbers. As published, lambda is 1 in the first epoch of a cycle, then 1 /
-(1 + 10 t). Source: PseuZO (2025, code for language models).
+(1 + 10 t). Source: Yue et al. 2025 (PseuZO, code for language models).
 """
 
 from __future__ import annotations
@@ -158,6 +158,6 @@ rules.register(
     lambda c: PseudoZO(c.eps, c.window, c.decay, c.rows, LAWS[c.law], norms_of(c.norm_over)),
     "changes of outputs along random directions, the last ones remembered, times the error of the outputs",
     defaults={"norm_over": "step"},
-    facts={"paper": "PseuZO, 2025", "published": "code, for language models", "inferred": "the form for SNNs"},
+    facts={"paper": "Yue et al. 2025", "published": "code, for language models", "inferred": "the form for SNNs"},
     brings={**DESCENT, "objective": {"name": "readout", "reduce": "mean"}},
 )

@@ -17,6 +17,7 @@ from onward.train.launch import (
     subject_of,
     train,
 )
+from onward.train.log import Log, scalars, to_log
 from onward.train.members import Members, members
 from onward.train.networks import load_network
 from onward.train.parts import Parts, assemble
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Fitted",
+    "Log",
     "Members",
     "OnEvent",
     "Parts",
@@ -57,7 +59,9 @@ __all__ = [
     "members_of",
     "parse_tokens",
     "resume",
+    "scalars",
     "score",
     "subject_of",
+    "to_log",
     "train",
 ]

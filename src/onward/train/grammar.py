@@ -25,6 +25,7 @@ from onward.train import toml
 from onward.train.config import RunConfig
 from onward.train.files import is_file, reader_of
 from onward.train.schema import (
+    Option,
     convert,
     expected,
     flag,
@@ -133,6 +134,13 @@ class Request:
         named = {s: _named(self.flags, s) for s in BRINGING}
         second = _brought({**named, "rule": rule or named["rule"]}, self.flags, told)
         return apply(self.flags, apply([setting for setting in second if setting.path[0] not in settled], told))
+
+
+def option_of(name: str, config: RunConfig) -> Option:
+    """The field of ``config`` that a flag such as ``--rule.rho`` means; raises `UnknownOption`."""
+    tree, setting = config.model_dump(), _setting(name, ())
+    known = {option.path: option for option in options(RunConfig, tree)}
+    return known.get(setting.target) or known[_completed(tree, setting, RunConfig).target]
 
 
 def brought_flags(rule: str) -> list[str]:

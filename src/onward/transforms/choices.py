@@ -135,7 +135,7 @@ transforms.register(
     HlopOptions,
     _build_hlop,
     "Hebbian learning based orthogonal projection: gradients leave alone what earlier tasks heard",
-    facts={"paper": "Xiao et al. 2024", "published": "equations, code, results", "inferred": "the choice of lr"},
+    facts={"paper": "Xiao et al. 2024 (HLOP)", "published": "equations, code, results", "inferred": "the choice of lr"},
 )
 transforms.register(
     "gpm",

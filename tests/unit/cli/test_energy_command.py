@@ -50,6 +50,30 @@ def test_one_object_with_json_and_in_the_folder(run: str, capsys: pytest.Capture
     assert found["traffic"] is None
 
 
+def test_metrics_under_neurobench_s_names(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", run, "--neurobench", "--json"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    found = told["neurobench"]
+    assert found == json.loads((Path(run) / "metrics.json").read_text())
+    assert found["classification_accuracy"] == pytest.approx(told["test_accuracy"] / 100)
+    assert found["parameter_count"] * 4 == found["footprint"] == 4 * (6 * 8 + 8 + 8 * 2 + 2)
+    assert found["synaptic_operations"]["Dense"] == 3 * (6 * 8 + 8 * 2)
+    assert found["membrane_updates"] == 3 * 8
+    assert "synaptic_operations Effective_ACs" in captured.err
+
+
+def test_metrics_stand_beside_a_packed_network(run: str, tmp_path: Path) -> None:
+    data = Path(run).parents[1] / "small.npz"
+    flags = ["--data", str(data), "--model.hidden", "8", "4", "--weights", "binary", "--rule", "bptt"]
+    assert main(["train", *flags, "--train.steps", "3", "--train.epochs", "1", "--train.out", str(tmp_path)]) == 0
+    (binary,), file = tmp_path.iterdir(), tmp_path / "small.safetensors"
+    assert main(["pack", str(binary), "--to", str(file)]) == 0
+    assert main(["eval", str(file), "--data", str(data), "--neurobench"]) == 0
+    told = json.loads((tmp_path / "small.safetensors.metrics.json").read_text())
+    assert told["synaptic_operations"]["Dense"] == 3 * (6 * 8 + 8 * 4 + 4 * 2)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import teach
 from onward import Joined, Network
 from onward.core.attention import Attention, Gate, HeadSums, TokenSums, Veto
 from onward.core.errors import ShapeError
@@ -14,6 +13,7 @@ from onward.core.glue import Add
 from onward.core.graph import Builder, Kind
 from onward.core.signal import Perturbed
 from onward.neurons import IF, LIF
+from onward.testing.harness import teach
 
 
 def test_gate_and_veto_of_spikes_are_and_and_and_not() -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.harness import OBJECTIVE, teach
-from conformance.zoo import data, make
 from onward.core import Frames, Network
 from onward.core.run import Rates, evaluate
 from onward.neurons import LIF, neurons
+from onward.testing.harness import OBJECTIVE, teach
+from onward.testing.zoo import data, make
 
 NOISE = 0.3
 

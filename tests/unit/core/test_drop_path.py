@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import OBJECTIVE, teach
 from onward import Network, Residual, Static
 from onward.core.errors import ConfigError
 from onward.core.glue import DropPath, GroupMean, Tile
@@ -14,6 +13,7 @@ from onward.core.graph import Kind
 from onward.core.run import evaluate
 from onward.models import Twin
 from onward.neurons import LIF
+from onward.testing.harness import OBJECTIVE, teach
 
 RULES = ("bptt", "sltt", "ottt", "opzo", "forward-gradient", "mezo")
 Y = torch.arange(5) % 3

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import OBJECTIVE, bound, teach
-from conformance.zoo import ZOO, data, make
 from onward.core import Delay, Frames, GradSink, KeyedDraws, Network, evaluate, run_sequence
 from onward.core.errors import (
     ConfigError,
@@ -20,6 +18,8 @@ from onward.core.errors import (
 )
 from onward.neurons import LIF
 from onward.rules import rules
+from onward.testing.harness import OBJECTIVE, bound, teach
+from onward.testing.zoo import ZOO, data, make
 
 each_rule = pytest.mark.parametrize("rule", ["bptt", "ottt", "sltt", "dfa", "opzo"])
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import OBJECTIVE, bound, relative, teach
-from conformance.zoo import ZOO, data, make
 from onward.core import Delay, Frames, KeyedDraws, Network, Rates, Residual, evaluate
 from onward.core.graph import Kind
 from onward.core.interpret import shapes
 from onward.core.run import auto_chunk, fit_chunk
 from onward.neurons import LIF
 from onward.rules import rules
+from onward.testing.harness import OBJECTIVE, bound, relative, teach
+from onward.testing.zoo import ZOO, data, make
 from reference import plain
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.harness import relative
 from onward.core.draws import Law
 from onward.core.errors import ConfigError
 from onward.neurons import (
@@ -26,6 +25,7 @@ from onward.neurons import (
     resets,
 )
 from onward.surrogates import Rectangle, Triangle, surrogates
+from onward.testing.harness import relative
 from reference.plain import Simulation
 
 VARIANTS: dict[str, Callable[[bool], Neuron]] = {

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conformance.harness import assert_close, relative, teach
-from conformance.zoo import data, make
 from onward.core import MSE, CrossEntropy, Frames, KeyedDraws, Mixed, PerStep, Readout, evaluate
 from onward.core.errors import ConfigError, ObjectiveMismatch, ShapeError, UnknownName
 from onward.core.objective import Loss, Max, Mean, Objective, Reduce, Sum, Weighted, objectives
 from onward.rules import rules
+from onward.testing.harness import assert_close, relative, teach
+from onward.testing.zoo import data, make
 from reference import plain
 
 LOSSES: list[Loss] = [CrossEntropy(), MSE(), MSE(0.5), Mixed(CrossEntropy(), MSE(1.0), 0.3)]

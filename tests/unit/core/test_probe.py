@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import relative, teach
-from conformance.zoo import data, make
 from onward.core import CrossEntropy, GradSink, KeyedDraws, Network, PerStep, Static, evaluate
 from onward.core.drawn import BLOCK, Drawn, Ray, Term, assembled, descend, names_of
 from onward.core.draws import Rademacher
@@ -18,6 +16,8 @@ from onward.neurons import LIF
 from onward.optim import Constant, optimizers
 from onward.rules import rules
 from onward.rules.pseuzo import Window
+from onward.testing.harness import relative, teach
+from onward.testing.zoo import data, make
 from onward.train.update import Updater
 from properties.weight_lab import flat, learn, stored
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from conformance.harness import relative
 from onward.core import GradSink, Network
 from onward.core.synapse import ConvOps, LinearOps, SynapseOps, VjpOps, effective, ops_of, register_synapse
+from onward.testing.harness import relative
 from onward.weights import standardize
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -21,6 +21,7 @@ from onward.core.neuron import Neuron
 from onward.data import ArrayDataset, Loader
 from onward.data.arrays import FramesLayout
 from onward.energy import Counts, count
+from onward.energy.neurobench import neurobench
 from onward.neurons import LIF
 
 TAU, THRESHOLD, SAMPLES, STEPS = 2.0, 0.3, 6, 4
@@ -162,3 +163,87 @@ def test_counts_agree_with_neurobench(case: Callable[[], Case]) -> None:
     theirs |= {"sparsity": sparsity()(model, predicted, data), "footprint": footprint()(model)}
     assert found == pytest.approx(theirs, rel=1e-3)
     assert mine.acs > 0
+
+
+def spiking(plain: Stack) -> type[nn.Module]:
+    """Puts neurons in place that NeuroBench looks into: a kind of snnTorch's, with the equations from above."""
+    import snntorch  # pyright: ignore[reportMissingImports]
+
+    class SpikingLIF(snntorch.SpikingNeuron):
+        def __init__(self) -> None:
+            super().__init__(init_hidden=True)
+            self.mem = torch.zeros(())
+
+        def forward(self, x: Tensor) -> Tensor:
+            v = self.mem * (1 - 1 / TAU) + x
+            s = (v >= THRESHOLD).to(x)
+            self.mem = v - THRESHOLD * s
+            return s
+
+    for name, module in plain.named_children():
+        if isinstance(module, PlainLIF):
+            plain.add_module(name, SpikingLIF())
+    return SpikingLIF
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [dense, maps, loop], ids=["mlp", "convolutions and a shortcut", "recurrent"])
+@torch.no_grad()
+def test_the_metrics_are_neurobench_s(case: Callable[[], Case]) -> None:
+    wrap, operations, sparsity, footprint = oracle()
+    from neurobench.metrics.static import (  # pyright: ignore[reportMissingImports]
+        ConnectionSparsity,
+        ParameterCount,
+    )
+    from neurobench.metrics.workload import (  # pyright: ignore[reportMissingImports]
+        ClassificationAccuracy,
+        MembraneUpdates,
+    )
+
+    torch.manual_seed(0)
+    net, plain, x = case()
+    x[::2, :2] = 0
+    for module in net.modules():
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+    theirs = {"footprint": footprint()(wrap(plain))}  # before snnTorch's neurons bring buffers of their own
+    kind, model = spiking(plain), wrap(plain)
+    model.add_activation_module(kind)
+    model.register_hooks()
+    predicted = model(x)
+    labels, guess = torch.arange(len(x)) % 3, predicted.sum(1).argmax(-1)
+    theirs |= {
+        "parameter_count": ParameterCount()(model),
+        "connection_sparsity": ConnectionSparsity()(model),
+        "activation_sparsity": sparsity()(model, predicted, (x, labels)),
+        "membrane_updates": MembraneUpdates()(model, predicted, (x, labels)),
+        "classification_accuracy": ClassificationAccuracy()(model, guess, (x, labels)),
+    }
+    synaptic = operations()(model, predicted, (x, labels))
+    data = ArrayDataset(x, labels, layout=FramesLayout())
+    right = float((guess == labels).float().mean())
+    for chunk in (1, 3, STEPS):
+        ours = dict(neurobench(net, Loader(data, 4, STEPS, shuffle=False), right, chunk=chunk))
+        assert ours.pop("synaptic_operations") == pytest.approx(synaptic, rel=1e-3)
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    places = sum(out.numel() for hook in model.activation_hooks for out in hook.activation_outputs)
+    assert 0 < theirs["membrane_updates"] < places / len(x), "membranes at rest stay as they are"
+
+
+def test_metrics_of_a_network_that_one_can_count_by_hand() -> None:
+    """Two inputs, two neurons that halve; the second one's weights are zero, so that it never moves again."""
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[0.25, 0.25], [0.0, 0.0]])
+    net = Network(nn.Sequential(layer, lif()))
+    x = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]])
+    data = ArrayDataset(x, torch.zeros(1, dtype=torch.int64), layout=FramesLayout())
+    found = neurobench(net, Loader(data, 1, 3, shuffle=False), 1.0)
+    assert found == {
+        "footprint": 16,
+        "parameter_count": 4,
+        "connection_sparsity": 0.5,
+        "activation_sparsity": pytest.approx(5 / 6),
+        "synaptic_operations": {"Effective_MACs": 0.0, "Effective_ACs": 3.0, "Dense": 12.0},
+        "membrane_updates": 4.0,  # both at the first step, then the first one: 0.25, 0.125, 0.5625 - 0.3
+        "classification_accuracy": 1.0,
+    }

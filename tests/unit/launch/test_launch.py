@@ -75,11 +75,32 @@ def test_a_failed_job_says_why_and_the_others_go_on(local: Local) -> None:
     )
     assert found["refused"].problem == "onward: no such rule"
     assert found["killed"].problem == "ended by SIGKILL"
+    assert found["killed"].interrupted
     assert found["interrupted"].interrupted
     assert found["mute"].problem == "ended with exit status 3"
     assert "no" not in found["chatty"].problem
     assert "without a JSON object" in found["chatty"].problem
     assert found["good"].answer is not None
+
+
+def test_one_job_of_several_is_stopped(tmp_path: Path) -> None:
+    launcher, gate = Local(2, PROGRAM), tmp_path / "gate"
+    for name in ("long", "kept", "waiting"):
+        launcher.start(Job(name, (f"touch={tmp_path / name}", f"until={gate}")))
+    wait_for(tmp_path / "long")
+    wait_for(tmp_path / "kept")
+    assert launcher.poll(0.01) is None
+    launcher.stop("waiting")
+    launcher.stop("long")
+    found = {outcome.name: outcome for outcome in (launcher.next(), launcher.next())}
+    assert found["waiting"].interrupted
+    assert found["long"].interrupted
+    launcher.stop("long")
+    gate.touch()
+    last = launcher.poll(60)
+    assert last is not None
+    assert last.answer is not None
+    assert not (tmp_path / "waiting").exists()
 
 
 def test_a_job_uses_the_run_of_another(local: Local) -> None:

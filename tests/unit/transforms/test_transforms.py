@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.harness import clear, relative, suited
 from onward._tensors import packed, read_tensors
 from onward.core import Frames, GradSink, KeyedDraws, Network, Static, run_sequence
 from onward.core.drawn import Drawn
@@ -22,6 +21,7 @@ from onward.kernels.rows import sparse_rows
 from onward.kernels.scan import seen
 from onward.neurons import LIF
 from onward.rules import rules
+from onward.testing.harness import clear, relative, suited
 from onward.transforms import Hebbian, Hlop, Projected, Spiking, Subspace, Trusted, freeze_after_first, transforms
 from onward.transforms.evidence import Moment, Samples
 from onward.transforms.growth import Filled, Listed, Tabled

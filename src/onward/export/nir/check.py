@@ -17,6 +17,9 @@ STEPS, SAMPLES, CHUNK = 12, 8, 4
 OUTPUT_TOLERANCE = 1e-9
 """Largest difference of outputs, relative to the largest of them, that rounding in float64 explains."""
 
+Watched = tuple[dict[str, Tensor], Tensor]
+"""Which neurons fired, ``[T, B, ...]`` by layer, and the outputs."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -42,11 +45,15 @@ def probes(features: tuple[int, ...]) -> Tensor:
     return both * strength.view(-1, *[1] * len(features)).double()
 
 
-@torch.no_grad()
 def agreement(net: Network, other: Network, features: tuple[int, ...]) -> Agreement:
     """Runs both on `probes` in float64; layers are matched by the names that `key_of` gives."""
     x = probes(features)
-    (mine, out), (theirs, other_out) = (_watched(part, x) for part in (net, other))
+    return compared(watched(net, x), watched(other, x))
+
+
+def compared(one: Watched, other: Watched) -> Agreement:
+    """Two networks that saw the same probes; the second is the one that was read from a file."""
+    (mine, out), (theirs, other_out) = one, other
     if mine.keys() != theirs.keys() or any(mine[name].shape != theirs[name].shape for name in mine):
         return Agreement(0, 0, 0, (), "the layers of neurons are not the same")
     same = {name: fired == theirs[name] for name, fired in mine.items()}
@@ -76,14 +83,15 @@ def _apart(out: Tensor, other: Tensor) -> str | None:
     return f"outputs differ by up to {gap:.3g}, while all spikes agree"
 
 
-def _watched(net: Network, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Which neurons fired, ``[T, B, ...]`` by layer, and the outputs."""
+@torch.no_grad()
+def watched(net: Network, x: Tensor) -> Watched:
+    """What ``net`` does of ``x`` in float64."""
     seen: dict[str, list[Tensor]] = {}
 
     def watch(record: Record) -> None:
         for node in record.net.neurons:
             if node.module.spiking:
-                seen.setdefault(_name(node.name), []).append(record.firings[node.index].out != 0)
+                seen.setdefault(layer_name(node.name), []).append(record.firings[node.index].out != 0)
 
     double = deepcopy(net).double().cpu()
     with evaluating(double):
@@ -91,5 +99,6 @@ def _watched(net: Network, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return {name: torch.cat(parts) for name, parts in seen.items()}, out
 
 
-def _name(name: str) -> str:
+def layer_name(name: str) -> str:
+    """What a layer of neurons is called, whatever it was read from."""
     return key_of(name.removeprefix(f"{GRAPH}.")).rstrip("_")

@@ -31,7 +31,8 @@ OBJECTIVE = PerStep(CrossEntropy())
 
 def suited(rule: LearningRule, net: Network) -> Objective:
     """The objective that the tests teach with: per step, or the weighted rate where the rule learns from rates."""
-    laws = [node.module.rate_law for node in net.neurons]
+    modules: list[Any] = [node.module for node in net.neurons]
+    laws = [module.rate_law for module in modules]
     return (
         Readout(CrossEntropy(), Weighted(laws[0].leak if laws and laws[0] else 1.0)) if rule.traits.rate else OBJECTIVE
     )
@@ -55,6 +56,7 @@ class Spy(Forwarding):
         self.deposits: list[Deposit] = []
 
     def deposit(self, node: Node, pre: Presynaptic, post: Postsynaptic, bias_gain: list[float] | None = None) -> None:
+        """See `Sink.deposit`."""
         self.deposits.append(Deposit(node, dense(pre).clone(), dense(post).clone(), bias_gain))
         super().deposit(node, pre, post, bias_gain)
 
@@ -67,18 +69,23 @@ class ForcedError(Objective):
 
     @property
     def per_step(self) -> bool:
+        """Yes."""
         return True
 
     def step_losses(self, o: Tensor, y: Tensor, steps: int) -> Tensor:
+        """See `Objective.step_losses`."""
         return self._errors.abs().sum(-1).expand(o.shape[:2]).to(o)
 
     def errors(self, o: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
+        """The given ones."""
         return self._errors.expand(o.shape).to(o)
 
     def rate_errors(self, evidence: Tensor, y: Tensor, steps: int, samples: int) -> Tensor:
-        return 1e-3 * self._errors[0].expand(evidence.shape).to(evidence)  # small enough for signals of bounded range
+        """The given ones, small enough for signals of bounded range."""
+        return 1e-3 * self._errors[0].expand(evidence.shape).to(evidence)
 
     def total(self, evidence: Tensor, running: Tensor, y: Tensor, steps: int) -> Tensor:
+        """See `Objective.total`."""
         return running.mean()
 
 
