@@ -50,6 +50,15 @@ app.command(
     help_flags=[],
 )
 app.command(
+    "onward.cli.integer:integer",
+    name="integer",
+    help="Train a network in whole numbers alone, one sample at a time: int8 weights, int16 feedback, no float.\n\n"
+    "Integer OPZO is no rule of `onward train`: its network, updates and learning rates (powers of two, halved after "
+    "every epoch) are its own. It learns still samples with dense layers. Shows accuracies, operations and energy.",
+    usage="Usage: onward integer [--data NAME] [--data.root DIR] [--hidden N ...] [--epochs N] [--limit N] "
+    "[--seed N] [--out FILE.safetensors] [--json]",
+)
+app.command(
     "onward.cli.evaluate:evaluate",
     name="eval",
     help="Test a trained network on its own or other data: a run's folder, or a file that `onward pack` or "

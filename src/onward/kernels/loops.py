@@ -7,7 +7,6 @@ NaN and infinity stay visible.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -16,7 +15,8 @@ from llvmlite import ir
 from numba import prange, set_num_threads, types
 from numba.extending import intrinsic
 
-from onward.kernels.compiled import warn
+from onward.kernels.integers import integer_answer, integer_learn
+from onward.kernels.jit import jit
 from onward.kernels.registers import SPAN, add_rows
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "feedback",
     "fire",
     "gather",
+    "integer_answer",
+    "integer_learn",
     "normals",
     "pack",
     "scatter",
@@ -52,20 +54,7 @@ _GOLDEN, _MIX_1, _MIX_2 = U(0x9E3779B97F4A7C15), U(0xBF58476D1CE4E5B9), U(0x94D0
 BLOCK = 2048
 
 
-def _compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compiles a loop and keeps the result on disk where there is a place for it."""
-
-    def decorate(loop: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, error_model="numpy", **options)(loop)
-        except RuntimeError:
-            warn("compiled kernels cannot be kept on disk and are made anew in every process; set NUMBA_CACHE_DIR")
-            return numba.njit(error_model="numpy", **options)(loop)
-
-    return decorate
-
-
-_loop = _compiled(parallel=True, nogil=True, fastmath={"contract"})
+_loop = jit(parallel=True, nogil=True, fastmath={"contract"})
 
 
 @intrinsic
