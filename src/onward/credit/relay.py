@@ -119,7 +119,7 @@ class Relay(Spatial):
     def credit(self, record: Record, head: Head) -> dict[int, Credit]:
         """Direct credit, then one hop after the other for all layers at once."""
         found = self.direct.credit(record, head)
-        for _ in range(self.hops if head.port.key == OUTPUT else 0):
+        for _ in range(self.hops if found and head.port.key == OUTPUT else 0):
             found = {**found, **_hop(record, head, found)}
         return found
 
