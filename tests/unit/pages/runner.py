@@ -26,10 +26,10 @@ class Reader:
 
     folder: Path
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
-    printed: str = ""
+    printed: str | None = None
 
     def work_through(self, page: Path) -> int:
-        """Does what the page says; returns how many blocks were run or saved."""
+        """Does what the page says; returns how many blocks were run, saved or compared."""
         return sum(self.follow(block) for block in blocks(page) if block.left_out is None)
 
     def follow(self, block: Block) -> bool:
@@ -40,10 +40,10 @@ class Reader:
             self.printed = self.run_python(block)
         elif block.language == "console":
             self.run_console(block)
-        elif block.language == "text" and block.adjoins:
+        elif block.language == "text" and block.adjoins and self.printed is not None:
             assert_shown(block.text.splitlines(), self.printed, str(block))
-            return False
         else:
+            self.printed = None
             return False
         return True
 
