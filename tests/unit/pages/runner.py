@@ -18,6 +18,8 @@ from docs.markdown import Block, blocks
 from onward.cli import main
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*(e[-+]?\d+)?")
+PROGRESS = re.compile(r"^epoch \d+/\d+ batch .*\n", re.MULTILINE)
+"""Lines that a slow machine prints, and a fast one does not."""
 
 
 @dataclass
@@ -95,13 +97,13 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def assert_shown(shown: list[str], printed: str, where: str) -> None:
-    """Lines of a page were printed, in this order, whatever their numbers; ``...`` stands for lines left out."""
-    rest = iter(list(map(plain, printed.splitlines())))
-    for line in shown:
-        if line.strip() not in ("", "..."):
-            assert plain(line) in rest, f"{where}: this was not printed (any more): {line}\n--- printed:\n{printed}"
+    """A page shows what was printed, whatever the numbers and the breaks of lines; ``...`` stands for what is left out."""
+    rest = plain(PROGRESS.sub("", printed))
+    for part in filter(str.strip, plain("\n".join(shown)).split("...")):
+        _, found, rest = rest.partition(part.strip())
+        assert found, f"{where}: this was not printed (any more): {part}\n--- printed:\n{printed}"
 
 
-def plain(line: str) -> str:
-    """A line without its numbers and the width of its gaps."""
-    return re.sub(r"[\s─━]+", " ", NUMBER.sub("#", line)).strip()
+def plain(text: str) -> str:
+    """A text without its numbers and the width of its gaps."""
+    return re.sub(r"[\s─━]+", " ", NUMBER.sub("#", text)).strip()

@@ -26,17 +26,22 @@ RUN = ("python", "console")
 SHOWN = ("text", "toml", "sh")
 PROMISED = [page for page in every_page() if page not in pages()]
 """Pages written by hand; examples of the others are those of the commands' help, which has tests of its own."""
-SLOW = ()
+SLOW = ("tutorials/continual.md",)
 """Pages that take more than a few seconds."""
 LEFT_OUT = {"library": 6, "fragment": 2, "machine": 4}
 """How many blocks are not run, of each kind. Think of a way to run a block before you raise a number."""
 SMALL = "train --data.limit 200 --data.limit-test 50 --train.epochs 1 --model.hidden 8"
 FIRST = {
-    "binary.md": [f"{SMALL} 8 --weights binary"],
-    "energy.md": [SMALL],
-    "export.md": [SMALL, "export torch runs/RUN --out network.pt2"],
+    "how-to/binary.md": [f"{SMALL} 8 --weights binary"],
+    "how-to/energy.md": [SMALL],
+    "how-to/export.md": [SMALL, "export torch runs/RUN --out network.pt2"],
 }
 """What a reader of a page has done before, in commands; the run becomes runs/RUN."""
+
+
+def where(page: Path) -> str:
+    """A page's place."""
+    return page.relative_to(DOCS).as_posix()
 
 
 def code(*languages: str) -> list[Block]:
@@ -66,11 +71,11 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in RUNNABLE],
-    ids=lambda page: page.relative_to(DOCS).as_posix(),
+    [pytest.param(page, marks=[pytest.mark.slow] if where(page) in SLOW else []) for page in RUNNABLE],
+    ids=where,
 )
 def test_a_page_works_from_top_to_bottom(page: Path, reader: Reader) -> None:
-    for command in FIRST.get(page.name, ()):
+    for command in FIRST.get(where(page), ()):
         assert main(shlex.split(command)) == 0
         for run in reader.folder.glob("runs/2*"):
             run.rename(reader.folder / "runs" / "RUN")
