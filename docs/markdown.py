@@ -89,7 +89,9 @@ def anchors(page: Path) -> set[str]:
     names = list[str]()
     for heading in HEADING.finditer(FENCE.sub("", page.read_text(encoding="utf-8"))):
         names.append(_anchor(heading["title"]))
-    return {name if names[:at].count(name) == 0 else f"{name}_{names[:at].count(name)}" for at, name in enumerate(names)}
+    return {
+        name if names[:at].count(name) == 0 else f"{name}_{names[:at].count(name)}" for at, name in enumerate(names)
+    }
 
 
 def _anchor(title: str) -> str:
