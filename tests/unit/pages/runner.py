@@ -97,7 +97,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def assert_shown(shown: list[str], printed: str, where: str) -> None:
-    """A page shows what was printed, whatever the numbers and the breaks of lines; ``...`` stands for what is left out."""
+    """A page shows what was printed, but for numbers and breaks of lines; ``...`` stands for what is left out."""
     rest = plain(PROGRESS.sub("", printed))
     for part in filter(str.strip, plain("\n".join(shown)).split("...")):
         _, found, rest = rest.partition(part.strip())

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from docs.markdown import DOCS, ROOT, Block, blocks, every_page
 from docs.reference_pages import pages
+from tests.unit.cli.test_help import FIELDS
+from tests.unit.pages.runner import Reader
 
 from onward.cli import app, main
 from onward.core.registry import Registry
 from onward.credit.base import locals_, spatials, temporals
 from onward.rules import rules
-from tests.unit.cli.test_help import FIELDS
-from tests.unit.pages.runner import Reader
 
 RUN = ("python", "console")
 SHOWN = ("text", "toml", "sh")
@@ -110,9 +110,9 @@ def understood(words: list[str]) -> None:
 
 
 def parsed(tokens: list[str]) -> BoundArguments:
-    """What `onward` would be called with; the folder of one that goes on has nothing to parse."""
-    if tokens[0] in ("compare", "sweep", "train"):
-        tokens = [token for token in tokens if not token.startswith("runs/")]
+    """What `onward` would be called with; what it would read from a run's folder is left out."""
+    if tokens[0] in ("compare", "sweep", "train") and tokens[1:2] and tokens[1].startswith("runs/"):
+        tokens = [tokens[0], *tokens[2:]]
     _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
     if "tokens" in bound.signature.parameters:
         FIELDS[tokens[0]](bound.arguments.get("tokens", ()))
