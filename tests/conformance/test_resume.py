@@ -36,7 +36,7 @@ CHOICES = [
     *(["--optim.schedule", name, "--optim.schedule.warmup", "0.3"] for name in schedules.names()),
     ["--rule", "ottt", "--rule.schedule", "step"],
     ["--rule", "opzo", "--rule.per", "step", "--rule.reads", "after"],
-    ["--rule", "opzo", "--rule.baseline", "true", "--rule.correct-start", "true", "--rule.warmup", "2"],
+    ["--rule", "opzo", "--rule.baseline", "mean", "--rule.correct-start", "true", "--rule.warmup", "2"],
     ["--rule", "sltt", "--rule.error-delay", "1"],
     ["--rule", "opzo", "--rule.law", "gaussian"],
     *(["--rule", "ide", "--rule.solver", name] for name in solvers.names()),

@@ -16,7 +16,7 @@ GRID = [
         ("ottt", {"name": "opzo", "schedule": "fresh", "law": "sphere"}, "ll-igl"),
         ("ottt", {"name": "opzo", "position": "before", "schedule": "codes", "inverse_alpha": True}, "none"),
         ("ottt", {"name": "opzo", "schedule": "two-pass", "correct_start": True}, "ll"),
-        ("ottt", {"name": "opzo", "per": "step", "baseline": True, "position": "firing"}, "none"),
+        ("ottt", {"name": "opzo", "per": "step", "baseline": "mean", "position": "firing"}, "none"),
         ("sltt", "opzo", "ll"),
         ("sltt", "dkp", "ll-igl"),
         ("sltt", {"name": "zo", "law": "gaussian", "schedule": "hold"}, "ll-igl"),

@@ -355,7 +355,7 @@ def test_auto_shares_only_above_a_million_neurons():
 def test_t34_m_is_a_buffer_that_only_training_moves():
     """T-34: M survives the reset between sequences, evaluation and optimiser steps (weight decay included); it
     takes no autograd and is no parameter; a checkpoint restores it and the run goes on bit for bit."""
-    bench = conv_bench({"name": "opzo", "correct_start": True, "baseline": True})
+    bench = conv_bench({"name": "opzo", "correct_start": True, "baseline": "mean"})
     bench.learn()
     m = bench.m(0)
     assert m.any()
@@ -371,7 +371,7 @@ def test_t34_m_is_a_buffer_that_only_training_moves():
     assert torch.equal(bench.m(0), m)
 
     saved = {name: value.clone() for name, value in bench.rule.state_dict().items()}
-    other = conv_bench({"name": "opzo", "correct_start": True, "baseline": True})
+    other = conv_bench({"name": "opzo", "correct_start": True, "baseline": "mean"})
     other.net.load_state_dict(bench.net.state_dict())
     other.rule.load_state_dict(saved)
     other.sequences = bench.sequences

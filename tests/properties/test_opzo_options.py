@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,8 +52,13 @@ OPTION_CASES: list[dict[str, Any]] = [
     {"per": "step", "schedule": "two-pass", "correct_start": True},
     {"inverse_alpha": True},
     {"correct_start": True},
-    {"baseline": True},
-    {"baseline": True, "per": "step", "schedule": "fresh"},
+    {"baseline": "mean"},
+    {"baseline": "mean", "per": "step", "schedule": "fresh"},
+    {"baseline": "class"},
+    {"baseline": "class", "per": "step", "correct_start": True},
+    {"innovation": True},
+    {"innovation": True, "inverse_alpha": True, "baseline": "class", "schedule": "fresh"},
+    {"innovation": True, "per": "step", "schedule": "two-pass"},
     {"warmup": 2},
     {"freeze_after": 1},
     {"warmup": 1, "freeze_after": 1, "correct_start": True},
@@ -72,7 +78,9 @@ def by_hand(net: Network, options: dict[str, Any], delay: int = 0) -> Hand:
         per_step=options.get("per") == "step",
         factor=1 / alpha if options.get("inverse_alpha") else 1.0,
         correct=options.get("correct_start", False),
-        baseline=options.get("baseline", False),
+        baseline=options.get("baseline") == "mean",
+        by_class=options.get("baseline") == "class",
+        innovation=options.get("innovation", False),
         warmup=options.get("warmup", 0),
         freeze_after=options.get("freeze_after"),
         delay=delay,
@@ -126,7 +134,7 @@ OPTIONS_OF_M: list[dict[str, Any]] = [
     {"correct_start": True},
     {"freeze_after": 1},
     {"sharing": "channel"},
-    {"baseline": True},
+    {"baseline": "mean"},
 ]
 
 
@@ -207,7 +215,7 @@ def test_a_baseline_lowers_the_variance_of_single_points():
     with torch.no_grad():
         net.get_parameter("2.bias").fill_(3.0)
     errors = []
-    for baseline in (False, True):
+    for baseline in ("none", "mean"):
         bench = Bench(net, still(64, 5, 8, scale=0.3), settled(schedule="fresh", baseline=baseline, rho=0.99))
         for _ in range(60):
             bench.learn()
@@ -289,3 +297,32 @@ def test_opzo_trains_what_back_propagation_within_a_step_cannot_reach():
     assert bench.learn().grads["0.weight"].any()
     with pytest.raises(TopologyMismatch, match="use direct feedback"):
         Bench(net, still(4, 5, 6), "bp")
+
+
+@pytest.mark.parametrize("schedule", ["fresh", "two-pass"])
+def test_innovations_leave_the_scale_of_m_alone_behind_leaky_layers(schedule):
+    """Behind up to four leaky layers M is J^T, scale 1.00 within 0.05, where pairs would give 1 - d lambda / 2."""
+    torch.manual_seed(3)
+    sizes = [4, 6, 5, 4, 4]
+    layers = [part for n, m in pairwise(sizes) for part in (nn.Linear(n, m), LI(decay=0.5))]
+    net = Network(nn.Sequential(*layers, nn.Linear(4, 3))).double()
+    options = {"schedule": schedule, "baseline": "class", "innovation": True, "rho": 0.9}
+    bench = Bench(net, still(4_000, 4, 8, scale=0.2), settled(**options))
+    for _ in range(14):
+        bench.learn(y=torch.arange(4_000) % 3)
+    for layer, jacobian in enumerate(jacobians(net)):
+        scale = float((bench.m(layer) * jacobian.T).sum() / jacobian.square().sum())
+        assert scale == pytest.approx(1, abs=0.05)
+
+
+def test_innovations_lower_the_variance_that_the_noise_itself_makes():
+    """With strong noise, most of what the readout does is what the noise did; that M knows."""
+    net = dense([5, 6, 4, 3], Identity, gain=1.0)
+    errors = []
+    for innovation in (False, True):
+        options = {"schedule": "fresh", "alpha": 2.0, "rho": 0.99, "innovation": innovation, "baseline": "mean"}
+        bench = Bench(net, still(64, 5, 8, scale=0.3), settled(**options))
+        for _ in range(120):
+            bench.learn()
+        errors.append(distance(bench.m(0), jacobians(net)[0].T))
+    assert errors[1] < 0.5 * errors[0]

@@ -141,11 +141,13 @@ app.command(
     name="explain",
     help="Show how a learning rule assigns credit: equations, what is local, what travels, memory, and a picture.\n\n"
     "The rule is tried on a network of three hidden layers and four time steps. NAME is a rule or a choice of the "
-    "credit grid (`onward rules` lists them), and flags are those of `onward train`.",
+    "credit grid (`onward rules` lists them), and flags are those of `onward train`. Where flags name a model or data, "
+    "rules of direct feedback say how near they can come to back-propagation there.",
     usage="Usage: onward explain [NAME] [--FIELD VALUE ...] [--out FILE.html] [--json]",
     help_epilogue=examples(
         "onward explain opzo --out opzo.html",
         "onward explain online --rule.temporal sltt --rule.spatial dfa --rule.local ll",
+        'onward explain opzo --data fashion-mnist --model.hidden "[256,256,256,256]"',
     ),
 )
 app.command(

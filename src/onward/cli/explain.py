@@ -67,6 +67,8 @@ def _show(out: Console, found: Explanation) -> None:
     for line in _equations(found):
         out.print(escape(line), soft_wrap=True)
     out.print(Padding(_matters(found), (1, 0), expand=False))
+    if found.reach is not None and found.reach.caution:
+        out.print(escape(found.reach.caution), style="yellow", soft_wrap=True)
 
 
 def _equations(found: Explanation) -> Iterator[str]:
@@ -87,10 +89,18 @@ def _matters(found: Explanation) -> Table:
     table.add_column()
     told = found.told
     matters = {"Local": told.local, "Transported": told.transported, "Memory": told.memory, "Needs": told.needs}
-    for matter, lines in {**matters, "Source": tuple(_sources(found))}.items():
+    beside = {"Alignment": tuple(_alignment(found)), "Source": tuple(_sources(found))}
+    for matter, lines in {**matters, **beside}.items():
         for number, line in enumerate(lines):
             table.add_row("" if number else matter, escape(line))
     return table
+
+
+def _alignment(found: Explanation) -> Iterator[str]:
+    """How near the network that was named lets direct feedback come to back-propagation."""
+    if found.reach is not None:
+        cosines = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.reach.cosines.items())
+        yield f"expected cosine with back-propagation before training: {cosines}"
 
 
 def _sources(found: Explanation) -> Iterator[str]:

@@ -52,7 +52,7 @@ class Head:
     """A port during one chunk: outputs ``out`` ``[K, B, m]``, ``error`` e = dL/d out, ``losses`` ``[K, B]`` of samples.
 
     ``source`` is the tensor in the record's graph that the error enters at, ``seed`` the credit there. Errors and
-    losses are those of ``lag`` steps before.
+    losses are those of ``lag`` steps before. ``y`` are the targets of the mini-batch.
     """
 
     port: Port
@@ -61,6 +61,7 @@ class Head:
     losses: Tensor
     source: Tensor
     seed: Tensor
+    y: Tensor
     lag: int = 0
 
 

@@ -167,7 +167,7 @@ class IntermediateGlobal(Local):
             scale = self.ll.weight / record.context.samples
             losses = objective.step_losses(noisy, y, record.context.steps) * scale
             seed = self.ll.weight * probe.adjoint(error, spikes)
-            found.append(Head(port, noisy, self.ll.weight * error, losses, spikes, seed))
+            found.append(Head(port, noisy, self.ll.weight * error, losses, spikes, seed, y))
         return found
 
 

@@ -31,6 +31,7 @@ from onward.core.sink import Sink, Use
 from onward.core.trace import Presynaptic
 from onward.credit.averages import Averages
 from onward.credit.base import Credit, Head, Port, spatials
+from onward.credit.baseline import BaselineChoice, baselines
 from onward.credit.dfa import slot
 from onward.credit.noisy import Noisy
 from onward.credit.perturbation import Perturbation, PerturbationOptions
@@ -60,7 +61,13 @@ class OPZOOptions(PerturbationOptions):
     sharing: Literal["auto", "dense", "channel"] = Field(
         "auto", description="one row of M a neuron, or a channel; auto shares above a million neurons a layer"
     )
-    baseline: bool = Field(False, description="subtract a running mean of the readout before it meets the noise (ours)")
+    baseline: BaselineChoice = Field(
+        baselines.parse("none"),
+        description="what is subtracted from the readout before it meets the noise (ours)",
+    )
+    innovation: bool = Field(
+        False, description="subtract what M says that the noise did, too: M learns from what it did not expect (ours)"
+    )
 
 
 class OPZO(Noisy):
@@ -74,7 +81,7 @@ class OPZO(Noisy):
             )
         if options.reads == "after" and options.per != "step":
             raise ConfigError("reads = 'after' was given, and M is updated once a sequence; add per = 'step'")
-        self.options = options
+        self.options, self.baseline = options, baselines.build(options.baseline)
         self.observes_first = options.reads == "after"
         self.max_chunk = 1 if options.per == "step" or perturbation.schedule.mirrored else None
         self._maps: list[tuple[Node, Port, bool]] = []
@@ -92,8 +99,7 @@ class OPZO(Noisy):
         self.get_buffer("sequences").zero_()
         self.get_buffer("steps").zero_()
         for port in ports:
-            if self.options.baseline:
-                self._averages.keep(_mean(port), torch.zeros(port.width, dtype=dtype))
+            self.baseline.keep(port, self._averages, dtype)
             for node in port.below:
                 shared = self._shares(sizes[node.index])
                 rows = sizes[node.index][0] if shared else sizes[node.index].numel()
@@ -141,15 +147,19 @@ class OPZO(Noisy):
         """Adds sum_t rho^(T - t) z[t] o[t]^T / B of the chunk to the sequence's sum, by halves of the batch."""
         if self.frozen:
             return
-        outs = self._outputs(heads, again)
+        outs, samples = self._outputs(heads, again), record.context.samples
         self._averages.count(carry, len(record.out))
-        if self.options.baseline:
-            samples = record.context.samples
-            outs = {head.port.key: self._centred(head.port, outs[head.port.key], carry, samples) for head in heads}
+        outs = {
+            head.port.key: self.baseline.centred(head, outs[head.port.key], self._averages, carry, samples)
+            for head in heads
+        }
+        outs = self._unexpected(record, outs) if self.options.innovation else outs
         for node, port, shared in self._maps:
             noise, o = record.noise[node.index], self._averages.aged(outs[port.key]) * self._factor
             z = noise.blocks.flatten(3).mean(3) if shared else noise.blocks
             amount = _by_halves(z, noise.gathered(o), record.context)
+            if self.options.innovation:
+                amount = amount + self._averages[slot(node, port)] * self._stays(record.context, o)
             self._averages.gather(carry, slot(node, port), amount, len(o))
         if self.options.per == "step":
             record.context.share.group.sum_(self._averages.gathered(carry))
@@ -222,20 +232,29 @@ class OPZO(Noisy):
             self.sign = 1
         return {key: (out - mirror[key]) / 2 for key, out in outs.items()}
 
-    def _centred(self, port: Port, out: Tensor, carry: Carry, samples: int) -> Tensor:
-        """The distance from the running mean, which moves when M does: chunks change no number."""
-        self._averages.gather(carry, _mean(port), self._averages.aged(out).sum(1).sum(0) / samples, len(out))
-        return out - self.get_buffer(_mean(port)).to(out)
+    def _unexpected(self, record: Record, outs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """o - sum over layers of alpha M^T z: what M, as it was before the sequence, does not say of the noise.
+
+        Each half of the batch by its own half of M, so that both stay independent of each other.
+        """
+        left = dict(outs)
+        half = _half(record.context)
+        for node, port, shared in self._maps:
+            first, second = self._averages[slot(node, port)].to(outs[port.key]) / self._factor
+            z = record.noise[node.index].dense().flatten(3 if shared else 2)
+            z = z.sum(3) if shared else z
+            said = torch.cat([z[:, :half] @ first, z[:, half:] @ second], 1)
+            left[port.key] = left[port.key] - said
+        return left
+
+    def _stays(self, context: Context, like: Tensor) -> Tensor:
+        """What M itself weighs in this process's part of a chunk's sum: sum_t rho^(T - t), so that it stays."""
+        return self._averages.aged(torch.ones_like(like[:, 0, 0])).sum() * len(context.ids) / context.samples
 
     def _absorb(self, carry: Carry, total: Callable[[Tensor, Use], object]) -> None:
         """Moves M towards what was gathered; it is read afresh."""
         self.steps += self._averages.absorb(carry, total)
         self._read = {}
-
-
-def _mean(port: Port) -> str:
-    """The attribute that holds the running mean of a port's outputs."""
-    return f"mean_{port.key}"
 
 
 def _by_halves(z: Tensor, o: Tensor, context: Context) -> Tensor:
@@ -244,9 +263,14 @@ def _by_halves(z: Tensor, o: Tensor, context: Context) -> Tensor:
     The sample that an odd batch has over goes to the halves in turn. Of a batch that several processes share, each
     sums what it holds of either half.
     """
+    return correlate(z.to(o), o * (2 / context.samples), _half(context))
+
+
+def _half(context: Context) -> int:
+    """How many of the samples that this process holds are in the first half of the batch."""
     samples, odd = context.samples, (context.sequence + 1) % 2
     half = (samples + 1 - odd) // 2 - context.share.first
-    return correlate(z.to(o), o * (2 / samples), min(max(half, 0), z.shape[1]))
+    return min(max(half, 0), len(context.ids))
 
 
 def _spread(g: Tensor, like: Tensor) -> Tensor:

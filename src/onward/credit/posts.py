@@ -71,7 +71,7 @@ class Posts:
         for index, credit in found.items():
             below = [node for node in self.net.hidden if node.index <= index]
             spikes, none = self.record.spikes[index], credit.new_empty(0)
-            head = Head(Port(f"layer {index}", 0, tuple(below)), none, none, none, spikes, credit)
+            head = Head(Port(f"layer {index}", 0, tuple(below)), none, none, none, spikes, credit, none)
             self.from_head(head, self.teachable(head))
 
     def settle(self) -> Iterator[tuple[Node, Postsynaptic]]:

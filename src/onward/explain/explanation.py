@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from onward.core import CrossEntropy, PerStep
@@ -13,6 +13,7 @@ from onward.core.registry import Choice
 from onward.core.rule import Traits
 from onward.explain.equations import GRID, entries, printed, stated
 from onward.explain.growth import Growth, growth
+from onward.explain.reach import Reach, reach
 from onward.explain.tiny import Case
 from onward.explain.trace import Traced, claimed, traced
 from onward.explain.wording import Told, told
@@ -27,6 +28,8 @@ PLAIN = ("--rule", ANY_CELL, "--rule.temporal", "sltt", "--rule.spatial", "dfa",
 """The cell in which a single choice of the grid is shown."""
 BESIDE = "bptt"
 """The rule whose memory stands beside the others'."""
+NAMING = ("--model", "--data")
+"""Flags, and what begins with them and a dot, by which somebody names a network of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Explanation:
     ``name`` is what was asked for, ``cell`` its place on the credit grid where it has one, ``choice`` the rule with its
     options. ``equations`` are pairs of what they are of and their lines. ``untraced`` says why ``traced`` is what the
     traits claim, where no experiment was possible; ``growth`` is None then. ``beside`` is that of back-propagation
-    through time.
+    through time. ``reach`` is what direct feedback can do in the network that was named, if one was.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Explanation:
     untraced: str
     growth: Growth | None
     beside: Growth
+    reach: Reach | None = None
 
     def mapping(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -70,8 +74,9 @@ class Explanation:
 def explain(name: str = "", *flags: str) -> Explanation:
     """Explains the rule or the choice of the credit grid called ``name``; ``flags`` are those of ``onward train``.
 
-    Without a name, the rule that the flags choose. Trains a tiny network some fifteen times. Raises `UnknownName` with
-    near names, and what `parse_tokens` raises.
+    Without a name, the rule that the flags choose. Trains a tiny network some fifteen times. Where errors go straight
+    to the layers, and flags name a model or data, that network is looked at as well (see `reach`). Raises `UnknownName`
+    with near names, and what `parse_tokens` raises.
 
     >>> explain("dfa").traced.direct
     True
@@ -79,7 +84,14 @@ def explain(name: str = "", *flags: str) -> Explanation:
     config = parse_tokens([*_flags(name), *flags])
     if name in rules.names() and config.rule.name != name:
         raise ConfigError(f"{name} was given, and --rule {config.rule.name}; expected one of them")
-    return _explained(name or config.rule.name, config)
+    found = _explained(name or config.rule.name, config)
+    named = any(flag.split("=")[0].split(".")[0] in NAMING for flag in flags)
+    return replace(found, reach=reach(config, found.traced)) if named and _is_direct(found) else found
+
+
+def _is_direct(found: Explanation) -> bool:
+    """Whether errors, and not losses, come straight to the layers and by no other way."""
+    return found.traced.direct and found.traced.told == "errors" and found.traits.backward == "none"
 
 
 def _flags(name: str) -> tuple[str, ...]:

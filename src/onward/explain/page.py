@@ -54,6 +54,7 @@ def _sections(found: Explanation) -> Iterator[Section]:
     yield Section("In words", _words(found))
     yield from _meetings(found)
     yield from _memory(found)
+    yield from _reach(found)
     yield Section("Traits", table(_traits(found), ["trait", "value", "meaning"]), "What the rule claims of itself.")
     rows = [[source.of, source.paper, source.published, source.inferred] for source in found.sources]
     yield Section("Source", table(rows, ["of", "paper", "published", "inferred here"]))
@@ -102,6 +103,19 @@ def _words(found: Explanation) -> Html:
 
 def _sentence(line: str) -> str:
     return f"{line[0].upper()}{line[1:]}."
+
+
+def _reach(found: Explanation) -> Iterator[Section]:
+    """What direct feedback can be expected to do in the network that was named."""
+    if found.reach is None:
+        return
+    shown = table([[name, f"{cosine:.2f}"] for name, cosine in found.reach.cosines.items()], ["neuron", "cosine"])
+    warning = [paragraph(found.reach.caution, "warning")] if found.reach.caution else []
+    caption = (
+        "The cosine with back-propagation's credit that the best direct feedback has in the network that was named, at "
+        "its initial weights: the root of the share of the Jacobian's energy that its mean keeps."
+    )
+    yield Section("Expected alignment", joined(*warning, shown), caption)
 
 
 def _meetings(found: Explanation) -> Iterator[Section]:

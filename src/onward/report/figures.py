@@ -1,4 +1,4 @@
-"""Line and bar charts, and tables of shades, as plain SVG."""
+"""Line and bar charts, clouds of points, and tables of shades, as plain SVG."""
 
 from __future__ import annotations
 
@@ -44,10 +44,29 @@ def curves(
             *_head(title, HEIGHT),
             _text((LEFT + x.stop) / 2, 24, title, "middle", size=16),
             *_grid(x, y),
-            _text((LEFT + x.stop) / 2, HEIGHT - 12, x_label, "middle"),
-            f'<g transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">'
-            f"{_text(0, 0, y_label, 'middle')}</g>",
+            *_axis_names(x, x_label, y_label),
             *_lines(drawn, x, y, beside),
+            "</svg>\n",
+        ]
+    )
+
+
+def scatter(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_label: str) -> str:
+    """A dot for each point of the ``series``, both axes alike, and the diagonal where they are equal.
+
+    >>> scatter({"deep": [(0.3, 0.4), (0.5, 0.5)]}, "law", "predicted", "measured").count("<circle")
+    3
+    """
+    values = [value for points in series.values() for point in points for value in point]
+    x, y = _axis(values, LEFT, WIDTH - _margin(series)), _axis(values, HEIGHT - BOTTOM, TOP)
+    return "\n".join(
+        [
+            *_head(title, HEIGHT),
+            _text((LEFT + x.stop) / 2, 24, title, "middle", size=16),
+            *_grid(x, y),
+            *_axis_names(x, x_label, y_label),
+            f'<path d="M{x.start:g} {y.start:g}L{x.stop:g} {y.stop:g}" {paint(stroke="ink")} stroke-dasharray="4 3"/>',
+            *_dots(series, x, y),
             "</svg>\n",
         ]
     )
@@ -139,6 +158,21 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
         yield f'<path d="M{x(tick):.1f} {HEIGHT - BOTTOM}v5" {paint(stroke="edge")}/>'
         yield _text(x(tick), HEIGHT - BOTTOM + 20, f"{tick:g}", "middle")
     yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{x.stop:g}" {paint(stroke="edge")}/>'
+
+
+def _axis_names(x: Axis, x_label: str, y_label: str) -> Iterator[str]:
+    yield _text((LEFT + x.stop) / 2, HEIGHT - 12, x_label, "middle")
+    yield f'<g transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{_text(0, 0, y_label, "middle")}</g>'
+
+
+def _dots(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[str]:
+    """The points, and beside them what each colour stands for."""
+    for place, (name, points) in enumerate(series.items()):
+        role, height = series_role(place), TOP + 20 * (place + 1)
+        for a, b in points:
+            yield f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" {paint(fill=role)} fill-opacity="0.6"/>'
+        yield f'<circle cx="{x.stop + GAP:.1f}" cy="{height}" r="4" {paint(fill=role)}/>'
+        yield _text(x.stop + 2 * GAP, height + 4, name, "start", role=role)
 
 
 def _lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, beside: Mapping[str, str]) -> Iterator[str]:

@@ -155,7 +155,7 @@ class EProp(Stepwise):
         out, context = record.out.detach(), lesson.context
         error = lesson.objective.errors(out, lesson.y, context.steps, context.samples)
         losses = lesson.objective.step_losses(out, lesson.y, context.steps) / context.samples
-        return Head(self._port, out, error, losses, record.out, error)
+        return Head(self._port, out, error, losses, record.out, error, lesson.y)
 
     def _signals(self, record: Record, head: Head) -> Mapping[int, Credit]:
         """L of every hidden neuron: through the graph of the step, or through feedback of its own."""

@@ -183,7 +183,7 @@ class Online(Stepwise):
         gain = self.temporal.gain(context.steps)
         error = lesson.objective.errors(out, lesson.y, context.steps, context.samples) * gain
         losses = lesson.objective.step_losses(out, lesson.y, context.steps) * (gain / context.samples)
-        return Head(self._port, out, error, losses, record.out, error)
+        return Head(self._port, out, error, losses, record.out, error, lesson.y)
 
     def _inside(self, lesson: Lesson, record: Record) -> dict[int, Tensor]:
         """Credit at the spikes of hidden neurons of which the objective asks something, by node index."""

@@ -15,7 +15,7 @@ for feedback from m outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from time import perf_counter
 from typing import Any
@@ -24,24 +24,17 @@ import torch
 from torch import Tensor
 
 from onward.core import GradSink, LearningRule, Network, Objective, run_sequence
-from onward.core.credit_walk import CreditWalk
 from onward.core.draws import Draws
 from onward.core.errors import OnwardError
 from onward.core.glue import turn
 from onward.core.graph import Node
 from onward.core.group import Share
-from onward.core.interpret import evaluating, frozen_statistics, run_walk
+from onward.core.interpret import frozen_statistics
 from onward.core.registry import Choice
-from onward.core.signal import Carry, Context
-from onward.core.synapse import effective
-from onward.credit.bp import BackPropagation
+from onward.core.signal import Context
 from onward.data import Batch
 from onward.rules import rules
-
-FIRST = 1 << 40
-"""Keys the noise of the first draw; no mini-batch of a run has this number."""
-MOST_OUTPUTS = 64
-"""Outputs up to which the Jacobian is worked out: one backward pass each."""
+from onward.train.law import FIRST, MOST_ERRORS, pulled, weights_of
 
 Gradients = Mapping[str, Tensor]
 """By the name of a synapse, all its parameters in one vector."""
@@ -140,31 +133,16 @@ def measured(found: list[Tensor], reference: Tensor) -> dict[str, float]:
 
 def alignment(net: Network, feedback: Mapping[int, Tensor], batch: Batch, draws: Draws, chunk: int) -> dict[str, float]:
     """The cosine between each direct feedback matrix and the mean Jacobian's transpose, by neuron."""
-    if not feedback or next(iter(feedback.values())).shape[1] > MOST_OUTPUTS:
+    if not feedback or next(iter(feedback.values())).shape[1] > MOST_ERRORS:
         return {}
-    sums: dict[int, Tensor] = {}
-    for columns in _jacobians(net, sorted(feedback), batch, draws, chunk):
-        for index, jacobian in columns.items():
-            sums[index] = sums.get(index, 0) + jacobian
-    return {net.nodes[i].name: _cosine(m, sums[i]) for i, m in feedback.items()}
-
-
-def _jacobians(net: Network, wanted: list[int], batch: Batch, draws: Draws, chunk: int) -> Iterator[dict[int, Tensor]]:
-    """For every chunk, d output / d spikes within a step, transposed ``[*features, m]``, summed over all rows."""
-    carry, context = Carry(), Context(draws, batch.ids, FIRST, batch.x.steps, Share(batch.x.batch))
-    weights = {i: {k: w.detach() for k, w in effective(net.nodes[i].module).items()} for i in map(_index, net.synapses)}
-    chunk = 1 if net.cyclic else chunk
-    with evaluating(net):
-        for start in range(0, batch.x.steps, chunk):
-            walk = CreditWalk(net, carry, context, lambda node: weights[node.index], BackPropagation())
-            out = run_walk(walk, batch.x.read(start, min(start + chunk, batch.x.steps)))
-            spikes = [walk.record.spikes[i] for i in wanted]
-            rows = [torch.autograd.grad(o.sum(), spikes, retain_graph=True) for o in out.unbind(-1)]
-            yield {i: torch.stack([row[k].flatten(0, 1).sum(0) for row in rows], -1) for k, i in enumerate(wanted)}
-
-
-def _index(node: Node) -> int:
-    return node.index
+    nodes = [net.nodes[index] for index in sorted(feedback)]
+    units = torch.eye(next(iter(feedback.values())).shape[1])
+    columns = {node.index: [torch.zeros(())] * len(units) for node in nodes}
+    context = Context(draws, batch.ids, FIRST, batch.x.steps, Share(batch.x.batch))
+    for number, credits in pulled(net, weights_of(net), nodes, batch.x, units, context, chunk):
+        for index, credit in credits.items():
+            columns[index][number] = credit.flatten(0, 1).sum(0) + columns[index][number]
+    return {node.name: _cosine(feedback[node.index], torch.stack(columns[node.index], -1)) for node in nodes}
 
 
 def _cosine(m: Tensor, jacobian: Tensor) -> float:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.report import bars, curves
+from onward.report.figures import scatter
 
 SVG = "{http://www.w3.org/2000/svg}"
 points = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 100)), max_size=8)
@@ -47,3 +48,14 @@ def test_any_values_draw_one_bar_each_inside_the_frame(values: dict[str, float])
     assert len(drawn) == len(values)
     for bar in drawn:
         assert float(bar.get("x", "nan")) + float(bar.get("width", "nan")) <= 720
+
+
+def test_equal_points_lie_on_the_diagonal_of_a_scatter() -> None:
+    root = ElementTree.fromstring(scatter({"a": [(0.1, 0.1), (0.9, 0.9)], "b": [(0.5, 0.2)]}, "t", "x", "y"))
+    first, second, *_ = root.iter(f"{SVG}circle")
+    line = next(p.get("d", "") for p in root.iter(f"{SVG}path") if p.get("stroke-dasharray"))
+    (x0, y0), (x1, y1) = (tuple(map(float, end.split())) for end in line[1:].split("L"))
+    for dot in (first, second):
+        x, y = float(dot.get("cx", "nan")), float(dot.get("cy", "nan"))
+        assert abs((y - y0) * (x1 - x0) - (x - x0) * (y1 - y0)) < 0.2 * abs(x1 - x0)
+    assert len(list(root.iter(f"{SVG}circle"))) == 3 + 2
