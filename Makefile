@@ -21,9 +21,10 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 PEERS := .venv-peers/.installed
+SITE := .venv-docs/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format reference peers bench dist lock clean
+.PHONY: help venv demo test test-slow lint format reference docs peers bench dist lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +52,10 @@ format: $(DEV) ## rewrite the sources in the project's format
 reference: $(RUNTIME) ## write the pages of reference that are drawn from the program
 	$(BIN)/python -m docs.reference_pages
 
+docs: $(SITE) reference ## build the documentation as a site, in site/
+	.venv-docs/bin/mkdocs build --quiet --strict --clean
+	@echo "Open site/index.html"
+
 peers: $(PEERS) ## build .venv-peers: other libraries, for `make bench` to compare with
 
 bench: $(RUNTIME) ## measure speed and memory, beside the peers where .venv-peers stands
@@ -60,8 +65,8 @@ dist: $(DEV) ## build the source distribution and the wheel, in dist/
 	$(BIN)/python -c "import os; from setuptools import build_meta as b; os.makedirs('dist', exist_ok=True); \
 		print(b.build_sdist('dist'), b.build_wheel('dist'), 'are in dist/')"
 
-clean: ## remove .venv and .venv-peers, caches and builds; runs/ stays
-	rm -rf $(VENV) .venv-lock .venv-peers build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+clean: ## remove .venv, .venv-peers and .venv-docs, caches and builds; runs/ stays
+	rm -rf $(VENV) .venv-lock .venv-peers .venv-docs site build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(CREATED):
@@ -97,6 +102,12 @@ $(PEERS): benchmarks/peers/requirements.txt benchmarks/peers/libraries.txt $(CRE
 	@$(if $(TORCH_INDEX),$(PEERS_PIP) --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.lock)",:)
 	@$(PEERS_PIP) -r benchmarks/peers/requirements.txt
 	@$(PEERS_PIP) --no-deps -r benchmarks/peers/libraries.txt
+	@touch $@
+
+$(SITE): docs/requirements.txt $(CREATED)
+	@echo "Installing MkDocs into .venv-docs: under a minute."
+	@$(BIN)/python -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip --disable-pip-version-check -qq install -r docs/requirements.txt
 	@touch $@
 
 # One resolution of pyproject.toml for everybody, made with the CPU build of torch: pip adds what other builds need.
