@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from docs.markdown import Block, blocks
 
 from onward.cli import main
 
-NUMBER = re.compile(r"[-+]?\d[\d,.]*(e[-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+MARK = re.compile(rf"{NUMBER.pattern}|[^\s─━]")
+SAME, NEAR = 0.05, 5.0
+"""By how much numbers that code prints, and points in percent, may differ from what a page shows."""
 PROGRESS = re.compile(r"^epoch \d+/\d+ batch .*\n", re.MULTILINE)
 """Lines that a slow machine prints, and a fast one does not."""
 
@@ -43,7 +47,7 @@ class Reader:
         elif block.language == "console":
             self.run_console(block)
         elif block.language == "text" and block.adjoins and self.printed is not None:
-            assert_shown(block.text.splitlines(), self.printed, str(block))
+            assert_shown(block.text.splitlines(), self.printed, str(block), SAME)
         else:
             self.printed = None
             return False
@@ -96,14 +100,37 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
         yield line, shown
 
 
-def assert_shown(shown: list[str], printed: str, where: str) -> None:
-    """A page shows what was printed, but for numbers and breaks of lines; ``...`` stands for what is left out."""
-    rest = plain(PROGRESS.sub("", printed))
-    for part in filter(str.strip, plain("\n".join(shown)).split("...")):
-        _, found, rest = rest.partition(part.strip())
-        assert found, f"{where}: this was not printed (any more): {part}\n--- printed:\n{printed}"
+def assert_shown(shown: list[str], printed: str, where: str, within: float = inf) -> None:
+    """A page shows what was printed, but for breaks of lines; ``...`` stands for what is left out.
+
+    Shares in percent may differ by `NEAR`, other numbers ``within`` that and as large a part of themselves.
+    """
+    rest = marks(PROGRESS.sub("", printed))
+    for part in filter(None, map(marks, "\n".join(shown).split("..."))):
+        starts = range(len(rest) - len(part) + 1)
+        at = next((start for start in starts if all(map(alike, part, rest[start:]))), None)
+        assert at is not None, f"{where}: this was not printed (any more): {' '.join(part)}\n--- printed:\n{printed}"
+        for told, real, unit in zip(part, rest[at:], [*part[1:], ""], strict=False):
+            near = told == real or near_by(number(told), number(real), NEAR if unit == "%" else within)
+            assert near, f"{where}: {told} is shown, and {real} was printed:\n{printed}"
+        rest = rest[at + len(part) :]
 
 
-def plain(text: str) -> str:
-    """A text without its numbers and the width of its gaps."""
-    return re.sub(r"[\s─━]+", " ", NUMBER.sub("#", text)).strip()
+def marks(text: str) -> list[str]:
+    """Numbers, and whatever else leaves a mark, one by one."""
+    return MARK.findall(text)
+
+
+def alike(told: str, real: str) -> bool:
+    """Whether two marks are the same, or both numbers."""
+    return told == real or bool(NUMBER.fullmatch(told) and NUMBER.fullmatch(real))
+
+
+def number(told: str) -> float:
+    """What a number says; a comma parts thousands, or ends a number in a list."""
+    return float(told.replace(",", ""))
+
+
+def near_by(told: float, real: float, within: float) -> bool:
+    """Whether two numbers are close: shares in percent by points, others by as large a part of themselves, too."""
+    return abs(told - real) <= within + (within * abs(real) if within < 1 else 0)
