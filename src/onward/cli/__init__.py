@@ -57,6 +57,7 @@ app.command(
     "every epoch) are its own. It learns still samples with dense layers. Shows accuracies, operations and energy.",
     usage="Usage: onward integer [--data NAME] [--data.root DIR] [--hidden N ...] [--epochs N] [--limit N] "
     "[--seed N] [--out FILE.safetensors] [--json]",
+    help_epilogue=examples("onward integer --hidden 256", "onward integer --hidden 256 256 --out network.safetensors"),
 )
 app.command(
     "onward.cli.evaluate:evaluate",
