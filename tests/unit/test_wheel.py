@@ -17,7 +17,6 @@ from onward._version import __version__
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 15_000_000
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel({folder!r}))"
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
