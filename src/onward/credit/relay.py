@@ -70,7 +70,7 @@ class Relay(Spatial):
         self.max_chunk, self.observes_first = direct.max_chunk, direct.observes_first
         self._averages = Averages(self, direct.options.rho)
         self._relays: list[Node] = []
-        self._heard: dict[int, Tensor] = {}
+        self._heard: dict[int, list[Tensor]] = {}
         self._mirrors: dict[int, Tensor] = {}
 
     def allocate(self, net: Network, sizes: dict[int, Size], ports: list[Port], draws: Draws) -> None:
@@ -87,13 +87,13 @@ class Relay(Spatial):
     def begin(self, context: Context, sink: Sink) -> None:
         """A sequence starts: mirrors are read afresh."""
         self.direct.begin(context, sink)
-        self._mirrors = {}
+        self._mirrors, self._heard = {}, {}
 
     def connect(self, node: Node, params: Params, x: Tensor, rows: Tensor | SparseRows) -> Tensor:
-        """The synapse as it is; errors go back through its mirror. What it hears is kept until `observe`."""
+        """The synapse as it is; errors go back through its mirror. What it hears waits for `observe`."""
         if node not in self._relays:
             return self.direct.connect(node, params, x, rows)
-        self._heard[node.index] = x.detach()
+        self._heard.setdefault(node.index, []).append(x.detach())
         if node.index not in self._mirrors:
             self._mirrors[node.index] = self.estimate(node, params, x).to(params["weight"].dtype)
         return through(node.module, params, {"weight": self._mirrors[node.index]}, x, rows)
@@ -128,14 +128,16 @@ class Relay(Spatial):
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
         """Lets M learn, and correlates what arrived of the noise with the drives it caused."""
-        heard, self._heard = self._heard, {}
+        heard = {index: waiting.pop(0) for index, waiting in self._heard.items()}
+        later = {index: len(waiting) for index, waiting in self._heard.items()}
         self.direct.observe(record, heads, carry, again)
+        for index, count in later.items():
+            del self._heard[index][count:]  # what a second pass heard
         if self.direct.frozen:
             return
         self._averages.count(carry, len(record.out))
         for node in self._relays:
-            if node.index in heard:
-                self._correlate(record, node, heard[node.index], carry)
+            self._correlate(record, node, heard[node.index], carry)
 
     def finish(self, carry: Carry, sink: Sink) -> None:
         """See `Spatial.finish`."""

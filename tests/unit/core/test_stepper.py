@@ -22,6 +22,7 @@ from reference.tiny import batch, tiny
 STEPS = 6
 RULES: dict[str, str | Mapping[str, Any]] = {
     **{name: name for name in ("ottt", "sltt", "sltt-k", "fa", "sign-symmetric", "dfa", "dkp", "zo", "opzo", "eprop")},
+    "relay-opzo": "relay-opzo",
     "opzo, before": {"name": "opzo", "spatial": {"name": "opzo", "position": "before"}},
     "opzo, local": {"name": "opzo", "local": "ll"},
     "late errors": {"name": "online", "temporal": "ottt", "spatial": "dfa", "error_delay": 2},
@@ -76,22 +77,30 @@ def test_any_network_can_be_stepped(name: str, net: str) -> None:
     agree(name, lambda: make(net), x, y)
 
 
-def test_chunks_and_targets_that_come_late_change_nothing() -> None:
+@pytest.mark.parametrize("name", ["ottt", "opzo", "relay-opzo"])
+def test_chunks_and_targets_that_come_late_change_nothing(name: str) -> None:
+    """Of gradients, and of the feedback that the sequence leaves."""
     x, y = batch(STEPS)
     found = []
+
+    def left(net: Network, stepper: Stepper) -> list[Tensor]:
+        own = grads(net, stepper.rule)
+        stepper.finish()
+        return [*own, *(buffer.clone() for buffer in stepper.rule.buffers())]
+
     for parts in ([1] * 6, [6], [2, 3, 1]):
         net = tiny([10, 8])
-        stepper = Stepper(net, rules.build("ottt"), OBJECTIVE, x[0], steps=STEPS)
+        stepper = Stepper(net, rules.build(name), OBJECTIVE, x[0], steps=STEPS)
         out = []
         for chunk in x.split(parts):
             out.append(stepper.step(chunk))
             stepper.learn(y)
-        found.append([torch.cat(out), *grads(net, stepper.rule)])
+        found.append([torch.cat(out), *left(net, stepper)])
     net = tiny([10, 8])
-    stepper = Stepper(net, rules.build("ottt"), OBJECTIVE, x[0], steps=STEPS)
+    stepper = Stepper(net, rules.build(name), OBJECTIVE, x[0], steps=STEPS)
     outs = torch.stack([stepper.step(x_t) for x_t in x])
     stepper.learn(y)
-    found.append([outs, *grads(net, stepper.rule)])
+    found.append([outs, *left(net, stepper)])
     for other in found[1:]:
         for mine, first in zip(other, found[0], strict=True):
             torch.testing.assert_close(mine, first, rtol=0, atol=1e-10)
