@@ -12,6 +12,10 @@ from uuid import uuid4
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the default group for an argument as it is when they are defined. Were they imported later, as
+# torch does by itself, they would keep the group and its threads until the interpreter is gone, and those then abort.
+import torch.distributed.nn.functional
 from torch import Tensor
 from torch.distributed import (  # documented, but not in __all__
     DistStoreError,  # pyright: ignore[reportPrivateImportUsage]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from socket import socket
 
 import pytest
 
@@ -66,3 +67,32 @@ def test_without_restarts_a_killed_process_ends_all_within_seconds(data_file: Pa
     assert process.returncode != 0
     assert time.monotonic() - began < 60
     assert "Signal 9 (SIGKILL) received" in err
+
+
+ENDED = """
+import os, torch
+from onward.train.ranks import group_of
+
+with group_of("cpu") as group:
+    import torch.distributed.nn.functional
+    group.sum_([torch.ones(3)])
+print(*(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for threads in /proc")
+def test_no_thread_of_a_group_is_left_when_it_has_ended() -> None:
+    """A thread of gloo's that outlives the interpreter aborts the process, now and then."""
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDED],
+        env={**os.environ, **places, "TORCHELASTIC_RUN_ID": "test"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "gloo" not in ended.stdout
