@@ -144,3 +144,11 @@ def test_mirrors_are_part_of_the_state() -> None:
     ours, theirs = (teach(net, one, x, y, sequence=1).grads for one in (rule, again))
     assert same_bits(ours, theirs)
     assert any(name.startswith("spatial.c") for name in rule.state_dict())
+
+
+def test_a_loop_that_was_not_gone_round_leaves_its_mirror() -> None:
+    """In one step, nothing has come back yet."""
+    net, (x, y) = make("recurrent"), data("recurrent")
+    rule = bound(relay(1), net, x[:1])
+    for sequence in range(2):
+        assert teach(net, rule, x[:1], y, sequence=sequence).outs.isfinite().all()

@@ -61,11 +61,14 @@ class Averages:
         return [carry.sums[name] for name in self._names]
 
     def absorb(self, carry: Carry, total: Callable[[Tensor, Use], object]) -> int:
-        """Moves every average towards its sum; ``total`` brings the sum over all processes. Returns the steps seen."""
+        """Moves averages towards their sums; ``total`` brings the sum over all processes. Returns the steps seen.
+
+        An average of which the sequence showed nothing stays.
+        """
         if self._steps not in carry.sums:
             return 0
         steps = int(carry.sums.pop(self._steps))
-        for name in self._names:
+        for name in (name for name in self._names if name in carry.sums):
             total(carry.sums.pop(name), partial(self._move, name, steps))
         return steps
 

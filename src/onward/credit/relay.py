@@ -128,7 +128,7 @@ class Relay(Spatial):
 
     def observe(self, record: Record, heads: list[Head], carry: Carry, again: Callable[[], dict[str, Tensor]]) -> None:
         """Lets M learn, and correlates what arrived of the noise with the drives it caused."""
-        heard = {index: waiting.pop(0) for index, waiting in self._heard.items()}
+        heard = {index: waiting.pop(0) for index, waiting in self._heard.items() if index in record.drives}
         later = {index: len(waiting) for index, waiting in self._heard.items()}
         self.direct.observe(record, heads, carry, again)
         for index, count in later.items():
@@ -137,7 +137,8 @@ class Relay(Spatial):
             return
         self._averages.count(carry, len(record.out))
         for node in self._relays:
-            self._correlate(record, node, heard[node.index], carry)
+            if node.index in heard:  # in a loop, nothing is heard at the first step
+                self._correlate(record, node, heard[node.index], carry)
 
     def finish(self, carry: Carry, sink: Sink) -> None:
         """See `Spatial.finish`."""
