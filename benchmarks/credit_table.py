@@ -13,58 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import torch
 
-from benchmarks.peers.protocol import peak_bytes
 from benchmarks.recipes import MARK, Host, result_of, results_in, rewrite, run, write
+from benchmarks.updates import Update, take_turns
 from onward.comparison.credit_table import credit_table
 from onward.comparison.index import index
 from onward.comparison.reproduction import every
 from onward.comparison.rows import Row, configured, read_recipe
-from onward.train import Parts, assemble
+from onward.train import assemble
 
 ROOT = Path(__file__).parent.parent
 TURNS = 7
 
 
-@dataclass
-class Contender:
-    """A row of a recipe, ready to learn its first mini-batch again and again."""
-
-    label: str
-    parts: Parts
-    seconds: list[float] = field(default_factory=list)
-
-    def update(self) -> None:
-        """Gradients of one mini-batch, and no step of the optimiser."""
-        self.parts.run(self.parts.loader.batch((0, 0)), 0)
-        self.parts.sink.flush()
-        self.parts.net.zero_grad(set_to_none=True)
-
-    def turn(self) -> None:
-        """A timed update."""
-        begun = perf_counter()
-        self.update()
-        self.seconds.append(perf_counter() - begun)
-
-
 def updates(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Time of an update as a multiple of the first row's, and its peak in MiB; rows take turns."""
-    found = [Contender(row.label, assemble(row.config)[0]) for row in rows]
-    peaks = {}
-    for contender in found:
-        contender.update()
-        peaks[contender.label] = peak_bytes(contender.update) / 2**20
-    for _ in range(TURNS):
-        for contender in found:
-            contender.turn()
-    first = median(found[0].seconds)
-    return {c.label: {"time": round(median(c.seconds) / first, 2), "mib": round(peaks[c.label], 1)} for c in found}
+    found = [Update(row.label, assemble(row.config)[0]) for row in rows]
+    peaks = {update.label: update.peak() for update in found}
+    take_turns(found, TURNS)
+    first = found[0].milliseconds
+    return {u.label: {"time": round(u.milliseconds / first, 2), "mib": round(peaks[u.label], 1)} for u in found}
 
 
 def measure(path: Path, labels: Sequence[str] | None = None) -> None:

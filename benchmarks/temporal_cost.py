@@ -14,54 +14,32 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import torch
 
-from benchmarks.peers.protocol import peak_bytes
+from benchmarks.updates import Update, take_turns
 from onward.energy.count import counted
 from onward.energy.training import training_cost
 from onward.report import curves
-from onward.train import Parts, assemble, parse_tokens
-
-MIB = 2**20
+from onward.train import assemble, parse_tokens
 
 
 @dataclass
 class Contender:
-    """One rule at one T, and what was measured of it."""
+    """One rule at one T, of whose steps ``taking_part`` take part in credit, and its peak in MiB."""
 
-    label: str
-    parts: Parts
+    update: Update
     taking_part: int
-    seconds: list[float] = field(default_factory=list)
-    peak: int = 0
-
-    def update(self) -> None:
-        """Learns the first mini-batch: gradients, and no step of the optimiser."""
-        self.parts.run(self.parts.loader.batch((0, 0)), 0)
-        self.parts.sink.flush()
-        self.parts.net.zero_grad(set_to_none=True)
-
-    def turn(self) -> None:
-        """A timed update."""
-        begun = perf_counter()
-        self.update()
-        self.seconds.append(perf_counter() - begun)
-
-    @property
-    def milliseconds(self) -> float:
-        """The median of its turns."""
-        return 1000 * median(self.seconds)
+    mib: float = 0.0
 
     def multiplications(self) -> float:
         """Of a sample's backward pass, on paper."""
-        net, batch, steps = self.parts.net, self.parts.loader.batch((0, 0)), self.parts.loader.steps
-        cost = training_cost(net, batch.x, counted(net, [batch], steps, self.parts.chunk))
-        errors = {one.rule: one.errors for one in cost.rules}["bptt" if self.label == "BPTT" else "bp"]
+        parts = self.update.parts
+        batch, steps = parts.loader.batch((0, 0)), parts.loader.steps
+        cost = training_cost(parts.net, batch.x, counted(parts.net, [batch], steps, parts.chunk))
+        errors = {one.rule: one.errors for one in cost.rules}["bptt" if self.update.label == "BPTT" else "bp"]
         return (cost.gradients + errors) * self.taking_part / steps
 
 
@@ -72,27 +50,24 @@ def contenders(recipe: Path, flags: Sequence[str], steps: int, keep: Sequence[in
     for label, (rule, *options) in named.items():
         tokens = [str(recipe), "--rule", rule, *options, "--train.steps", str(steps), *flags]
         parts, _ = assemble(parse_tokens(tokens))
-        yield Contender(label, parts, int(label[5:]) if label.startswith("SLTT-") else steps)
+        yield Contender(Update(label, parts), int(label[5:]) if label.startswith("SLTT-") else steps)
 
 
 def measured(recipe: Path, flags: Sequence[str], steps: int, keep: Sequence[int], turns: int) -> list[Contender]:
     """Every rule's peak, then turns of all, one after the other."""
     found = list(contenders(recipe, flags, steps, keep))
     for contender in found:
-        contender.update()
-        contender.peak = peak_bytes(contender.update)
-    for _ in range(turns):
-        for contender in found:
-            contender.turn()
+        contender.mib = contender.update.peak()
+    take_turns([contender.update for contender in found], turns)
     return found
 
 
 def table(title: str, by_steps: Mapping[int, Sequence[Contender]], cell: Callable[[Contender], str]) -> str:
     """A line for each T, a column for each rule that was tried at the largest."""
-    labels = [contender.label for contender in by_steps[max(by_steps)]]
+    labels = [contender.update.label for contender in by_steps[max(by_steps)]]
     lines = [f"| {title} | {' | '.join(labels)} |", f"|{'---|' * (len(labels) + 1)}"]
     for steps, found in by_steps.items():
-        cells = {contender.label: cell(contender) for contender in found}
+        cells = {contender.update.label: cell(contender) for contender in found}
         lines.append(f"| T = {steps} | {' | '.join(cells.get(label, '') for label in labels)} |")
     return "\n".join(lines) + "\n"
 
@@ -104,7 +79,7 @@ def drawn(
     series: dict[str, list[tuple[float, float]]] = {}
     for steps, found in by_steps.items():
         for contender in found:
-            series.setdefault(contender.label, []).append((steps, value(contender)))
+            series.setdefault(contender.update.label, []).append((steps, value(contender)))
     return curves(series, title, "time steps T", unit)
 
 
@@ -119,13 +94,13 @@ def main() -> None:
     asked, flags = parser.parse_known_args()
     torch.set_num_threads(1)
     by_steps = {t: measured(asked.recipe, flags, t, asked.keep, asked.turns) for t in asked.steps}
-    print(table("peak memory, MiB", by_steps, lambda one: f"{one.peak / MIB:.1f}"))
-    print(table("time of an update, ms", by_steps, lambda one: f"{one.milliseconds:.0f}"))
+    print(table("peak memory, MiB", by_steps, lambda one: f"{one.mib:.1f}"))
+    print(table("time of an update, ms", by_steps, lambda one: f"{one.update.milliseconds:.0f}"))
     print(
         table("backward multiplications a sample, millions", by_steps, lambda one: f"{one.multiplications() / 1e6:.2f}")
     )
-    memory = drawn(by_steps, lambda one: one.peak / MIB, "Memory of an update", "MiB")
-    seconds = drawn(by_steps, lambda one: one.milliseconds, "Time of an update", "ms")
+    memory = drawn(by_steps, lambda one: one.mib, "Memory of an update", "MiB")
+    seconds = drawn(by_steps, lambda one: one.update.milliseconds, "Time of an update", "ms")
     for name, picture in (("memory", memory), ("time", seconds)):
         (asked.folder / f"temporal-{name}-{asked.recipe.stem}.svg").write_text(picture, encoding="utf-8")
 
